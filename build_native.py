@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Compiles the C half of pvlock: the guests for AArch64, and the emulator's helper for this host.
+
+pip runs it as hatchling's build hook; `python build_native.py` runs it by hand. The compiler is
+the one in the PyPI package ziglang, so no system toolchain is needed.
+"""
+
+import importlib.util
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+try:
+    from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+except ModuleNotFoundError:  # run by hand, in an environment that has no hatchling
+    BuildHookInterface = object
+
+ROOT = Path(__file__).resolve().parent
+GUEST = ROOT / "guest"
+OUT = ROOT / "src" / "pvlock"
+ZIG_CC = [sys.executable, "-m", "ziglang", "cc"]
+WARNINGS = ["-std=gnu11", "-Wall", "-Wextra", "-Werror"]
+GUEST_FLAGS = [
+    *("-target", "aarch64-freestanding-none", "-mcpu=generic"),
+    # No floating point, nothing unaligned while the MMU is off, no calls to helpers for atomics.
+    *("-mgeneral-regs-only", "-mstrict-align", "-mno-outline-atomics"),
+    *("-ffreestanding", "-fno-pic", "-fno-stack-protector", "-fno-sanitize=all", "-nostdlib"),
+    *("-O2", "-g0", "-I", str(GUEST / "include")),
+    *("-static", "-Wl,--build-id=none", "-Wl,-z,max-page-size=4096", "-Wl,-z,norelro"),
+]
+
+
+def build_guest(sources: list[Path], output: Path, flags: list[str] | None = None) -> None:
+    """Compile and link one guest; raises CalledProcessError with the compiler's words on stderr."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    command = [*ZIG_CC, *WARNINGS, *GUEST_FLAGS, *(flags or []), "-T", str(GUEST / "guest.ld")]
+    subprocess.run([*command, *map(str, sources), "-o", str(output)], check=True)
+
+
+def library_sources() -> list[Path]:
+    """The freestanding library that every guest is linked with."""
+    return sorted((GUEST / "lib").glob("*.[cS]"))
+
+
+def build_guests() -> None:
+    """Build every guest/NAME.c into src/pvlock/guests/NAME.elf."""
+    for source in sorted(GUEST.glob("*.c")):
+        build_guest([source, *library_sources()], OUT / "guests" / f"{source.stem}.elf")
+
+
+def build_helper() -> None:
+    """Build native/vcpu.c for this host; Unicorn's own headers say what its functions are."""
+    spec = importlib.util.find_spec("unicorn")
+    if spec is None or not spec.submodule_search_locations:
+        sys.exit("build_native: Unicorn's headers are missing: pip install unicorn==2.1.4")
+    include = Path(spec.submodule_search_locations[0]) / "include"
+    mac = sys.platform == "darwin"
+    output = OUT / "engines" / "emulator" / f"libvcpu.{'dylib' if mac else 'so'}"
+    # An old glibc, so that a wheel built here runs elsewhere. libunicorn is loaded before.
+    machine = {"arm64": "aarch64", "AMD64": "x86_64"}.get(platform.machine(), platform.machine())
+    glibc = platform.libc_ver()[0] == "glibc"
+    target = ["-target", f"{machine}-linux-gnu.2.28"] if glibc else []
+    link = ["-Wl,-undefined,dynamic_lookup"] if mac else []
+    command = [*ZIG_CC, *target, *WARNINGS, "-O2", "-g0", "-s", "-shared", "-fPIC"]
+    command += ["-fvisibility=hidden", "-fno-sanitize=all", *link, "-I", str(include)]
+    subprocess.run([*command, str(ROOT / "native" / "vcpu.c"), "-o", str(output)], check=True)
+
+
+class CustomBuildHook(BuildHookInterface):  # type: ignore[misc]
+    """hatchling: compile before the wheel is packed, and tag it for this platform."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Build everything (also for an editable install, whose `version` is "editable")."""
+        if self.target_name != "wheel":
+            return
+        build_guests()
+        build_helper()
+        build_data["pure_python"] = False
+        build_data["tag"] = f"py3-none-{_platform_tag()}"
+
+
+def _platform_tag() -> str:
+    from packaging.tags import sys_tags
+
+    return next(sys_tags()).platform
+
+
+if __name__ == "__main__":
+    build_guests()
+    build_helper()

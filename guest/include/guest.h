@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The freestanding library under every bundled guest. Times are ns, unless a name says ticks. */
+#ifndef GUEST_H
+#define GUEST_H
+
+#define MAX_VCPUS 512
+#define STACK_SIZE 4096
+#define CACHE_LINE 64
+
+#ifndef __ASSEMBLER__
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef uint32_t u32;
+typedef uint64_t u64;
+
+#define ALIGNED(n) __attribute__((aligned(n)))
+
+/* ---- what the device tree says: fdt.c ---- */
+struct board {
+	u32 vcpus;
+	u64 mpidr[MAX_VCPUS];
+	u64 ram, ram_size;
+	u64 uart;
+	u64 gicd, gicd_size, gicr, gicr_size;
+	u64 pvlock, pvlock_size; /* the PV-lock region; size 0: the device tree has none */
+	const char *bootargs;
+};
+extern struct board board;
+void board_read(const void *dtb);
+/* The number after "name=" in the boot arguments, or `otherwise`. */
+u64 bootarg(const char *name, u64 otherwise);
+
+/* ---- memory: mmu.c ---- */
+enum memory { DEVICE, CODE, DATA, SHARED_READ_ONLY };
+void map(u64 address, u64 size, enum memory kind);
+void mmu_prepare(void);
+bool is_mapped(u64 address);
+/* Map the page of a structure that the hypervisor wrote us the address of, if it is not mapped. */
+void map_structure(u64 address);
+/* Make what was written with the MMU off, or is read with it off, visible: clean to coherency. */
+void clean(const void *start, size_t size);
+
+/* ---- CPUs: cpu.c, start.S ---- */
+/* Turn VCPU `cpu` on; it runs `body(cpu)` with its MMU and interrupts set up. */
+bool cpu_on(u32 cpu, void (*body)(u32 cpu));
+_Noreturn void system_off(void);
+_Noreturn void panic(const char *why, u64 value);
+
+/* ---- SMC calling convention: smccc.c ---- */
+u64 hvc(u64 function, u64 x1, u64 x2, u64 x3);
+bool smccc_has(u32 function); /* ARCH_FEATURES, after the steps that must precede it */
+bool smccc_uid_is(u32 w0, u32 w1, u32 w2, u32 w3);
+
+/* ---- PV-lock and PV time: pv.c ---- */
+void pv_discover(void);		/* once, by VCPU 0 */
+void pv_init(u32 cpu);		/* then on each VCPU, by itself */
+bool vcpu_is_preempted(u32 cpu);
+bool has_pvlock(void);
+bool has_stolen_time(void);
+u64 stolen_ticks(u32 cpu);	/* ticks that this VCPU was ready to run, but off its CPU */
+
+/* ---- interrupts: gic.c ---- */
+void gic_init(u32 cpu);
+/* Sleep in WFI until *flag is not 0; whoever sets it calls wake(). */
+void sleep_until(const u32 *flag);
+void wake(u32 cpu);
+
+/* ---- time ---- */
+static inline u64 ticks(void)
+{
+	u64 t;
+
+	asm volatile("isb\n\tmrs %0, cntvct_el0" : "=r"(t) : : "memory");
+	return t;
+}
+void time_init(void);
+u64 ticks_of(u64 ns);
+u64 ns_of(u64 ticks);
+/* Keep the CPU busy for `loops` turns; loops_of() knows how many that is. */
+static inline void busy(u64 loops)
+{
+	asm volatile("1: subs %0, %0, #1\n\tb.hi 1b" : "+r"(loops) : : "cc");
+}
+u64 loops_of(u64 ns);
+
+/* ---- waiting ---- */
+static inline void cpu_relax(void)
+{
+	asm volatile("yield" : : : "memory");
+}
+
+/* Wait for an event, as arm64 does while *word is 0. A hypervisor may trap it and yield. */
+static inline void wait_while_zero(const u32 *word)
+{
+	u32 seen;
+
+	asm volatile("sevl\n\twfe\n\tldxr %w0, %1\n\tcbnz %w0, 1f\n\twfe\n1:"
+		     : "=&r"(seen) : "Q"(*word) : "memory");
+}
+
+/* ---- words that VCPUs share ---- */
+#define load(p) __atomic_load_n(p, __ATOMIC_RELAXED)
+#define load_acquire(p) __atomic_load_n(p, __ATOMIC_ACQUIRE)
+#define store(p, v) __atomic_store_n(p, v, __ATOMIC_RELAXED)
+#define store_release(p, v) __atomic_store_n(p, v, __ATOMIC_RELEASE)
+#define exchange(p, v) __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL)
+#define cas(p, old, new)                                                                  \
+	({                                                                                \
+		__typeof__(*(p)) _old = (old);                                            \
+		__atomic_compare_exchange_n(p, &_old, new, false, __ATOMIC_ACQ_REL,       \
+					    __ATOMIC_RELAXED);                            \
+	})
+
+/* ---- console: console.c ---- */
+void print(const char *format, ...); /* %s, %u (u32), %lu, %lx (u64) */
+
+/* ---- the workload that each lock is put into: workload.c ---- */
+void payload_lock(u32 cpu);
+void payload_unlock(u32 cpu);
+extern const char payload_name[];
+void spin_begin(u32 cpu);	/* what is between these two counts as spinning */
+void spin_end(u32 cpu);
+void count_sleep(u32 cpu);
+void workload(void);
+
+#endif
+#endif

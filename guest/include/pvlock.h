@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later OR MIT */
+/*
+ * The PV-lock interface for KVM/arm64, guest side: numbers and layout. Any guest may include this.
+ */
+#ifndef PVLOCK_H
+#define PVLOCK_H
+
+/* Function IDs: fast calls, SMC64, vendor-specific hypervisor service, by HVC. */
+#define PV_LOCK_FEATURES 0xC6000020
+#define PV_LOCK_PREEMPTED 0xC6000021
+
+/* In the device tree, a child of /reserved-memory: the region that holds the structures. */
+#define PVLOCK_COMPATIBLE "pvlock,preempted-v1"
+
+#ifndef __ASSEMBLER__
+/*
+ * One per VCPU, 64-byte aligned, read-only to the guest. `preempted` is little-endian: 0 while the
+ * VCPU is on a CPU, 1 once the hypervisor took it off. Map it Normal, write-back, inner shareable.
+ *
+ * Never wait for a change of `preempted` by WFE alone: nothing wakes the waiter.
+ */
+struct pvlock_vcpu_state {
+	unsigned long long preempted;
+	unsigned char padding[56];
+};
+#endif
+
+#endif

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* PV-lock: is that VCPU on a CPU? PV time (Arm DEN0057A): how long was I not? */
+#include "guest.h"
+#include "pvlock.h"
+
+enum {
+	PV_TIME_FEATURES = 0xC5000020,
+	PV_TIME_ST = 0xC5000021,
+};
+
+struct stolen_time {
+	u32 revision, attributes;
+	u64 stolen_ns;
+};
+
+static const struct pvlock_vcpu_state *states[MAX_VCPUS];
+static const struct stolen_time *stolen[MAX_VCPUS];
+static bool have_pvlock, have_stolen_time;
+
+/*
+ * The documented order ends in ARCH_FEATURES. A kernel that answers ARCH_FEATURES itself cannot be
+ * told of PV-lock, so a PV-lock node in the device tree is a second way in. Nothing else is: on
+ * another hypervisor these IDs mean something else.
+ */
+void pv_discover(void)
+{
+	have_pvlock = (smccc_has(PV_LOCK_FEATURES) || board.pvlock_size) &&
+		      hvc(PV_LOCK_FEATURES, PV_LOCK_PREEMPTED, 0, 0) == 0;
+	have_stolen_time = smccc_has(PV_TIME_FEATURES) &&
+			   hvc(PV_TIME_FEATURES, PV_TIME_ST, 0, 0) == 0;
+}
+
+static const void *structure(u32 function)
+{
+	u64 ipa = hvc(function, 0, 0, 0);
+
+	if (ipa == ~0ul)
+		return NULL;
+	map_structure(ipa);
+	return (const void *)ipa;
+}
+
+void pv_init(u32 cpu)
+{
+	if (have_pvlock)
+		states[cpu] = structure(PV_LOCK_PREEMPTED);
+	if (have_stolen_time)
+		stolen[cpu] = structure(PV_TIME_ST);
+}
+
+bool vcpu_is_preempted(u32 cpu)
+{
+	const struct pvlock_vcpu_state *state = load(&states[cpu]);
+
+	return state && load(&state->preempted);
+}
+
+bool has_pvlock(void)
+{
+	return have_pvlock;
+}
+
+bool has_stolen_time(void)
+{
+	return have_stolen_time;
+}
+
+u64 stolen_ticks(u32 cpu)
+{
+	return stolen[cpu] ? ticks_of(load(&stolen[cpu]->stolen_ns)) : 0;
+}

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * mutex: a sleeping lock whose waiters spin as long as that makes sense.
+ *
+ * Theory. Spinning beats sleeping while the owner is about to release the lock, that is, while it
+ * runs. A preempted owner releases nothing before it runs again, milliseconds later, and it is the
+ * spinners who keep it from its CPU. vcpu_is_preempted() tells the two apart: its waiters then
+ * sleep, the hypervisor gives their CPUs to others, the owner among them, and one waiter is woken
+ * at each release. Without it the guest must assume that every owner runs.
+ *
+ * In front is an MCS queue, so that one waiter at a time watches the owner and the others each
+ * watch a word of their own. A waiter in the queue whose predecessor is preempted leaves it.
+ *
+ * As Linux: mutex_optimistic_spin() and osq_lock(), which waits by WFE; what is left out is the
+ * hand-off to a waiter that starves.
+ */
+#include "guest.h"
+
+const char payload_name[] = "mutex";
+
+/* ---- the queue of spinners ---- */
+
+struct node {
+	struct node *next, *prev;
+	u32 locked;
+	u32 cpu;
+} ALIGNED(CACHE_LINE);
+
+static struct node nodes[MAX_VCPUS];
+static struct node *tail ALIGNED(CACHE_LINE);
+
+/* Make `me` the end of the queue again, or find who stands behind it. */
+static struct node *successor(struct node *me, struct node *prev)
+{
+	for (;;) {
+		if (load(&tail) == me && cas(&tail, me, prev))
+			return NULL;
+		if (load(&me->next)) {
+			struct node *next = exchange(&me->next, NULL);
+
+			if (next)
+				return next;
+		}
+		cpu_relax();
+	}
+}
+
+/* Leave the queue from its middle; false if our turn came meanwhile. */
+static bool leave(struct node *me, struct node *prev)
+{
+	struct node *next;
+
+	for (;;) {
+		if (load(&prev->next) == me && cas(&prev->next, me, NULL))
+			break;
+		if (load_acquire(&me->locked))
+			return false;
+		cpu_relax();
+		prev = load(&me->prev); /* it may be leaving too */
+	}
+	next = successor(me, prev);
+	if (next) {
+		store(&next->prev, prev);
+		store_release(&prev->next, next);
+	}
+	return true;
+}
+
+static bool queue_enter(u32 cpu)
+{
+	struct node *me = &nodes[cpu], *prev;
+
+	me->next = NULL;
+	me->cpu = cpu;
+	store(&me->locked, 0);
+	prev = exchange(&tail, me);
+	if (!prev)
+		return true;
+	store(&me->prev, prev);
+	store_release(&prev->next, me);
+	while (!load_acquire(&me->locked)) {
+		/* prev may change under us; its CPU is what counts */
+		if (vcpu_is_preempted(load(&me->prev)->cpu) && leave(me, load(&me->prev)))
+			return false;
+		wait_while_zero(&me->locked);
+	}
+	return true;
+}
+
+static void queue_leave(u32 cpu)
+{
+	struct node *me = &nodes[cpu], *next;
+
+	if (cas(&tail, me, NULL))
+		return;
+	next = successor(me, NULL);
+	if (next)
+		store_release(&next->locked, 1);
+}
+
+/* ---- the mutex ---- */
+
+#define SLEEPERS 1ul
+#define OWNER(cpu) ((u64)((cpu) + 1) << 1)
+#define CPU_OF(owner) ((u32)((owner) >> 1) - 1)
+
+struct sleeper {
+	struct sleeper *next;
+	u32 awake;
+	u32 cpu;
+} ALIGNED(CACHE_LINE);
+
+static u64 owner ALIGNED(CACHE_LINE); /* OWNER(cpu) or 0, and SLEEPERS */
+static u32 sleepers_lock ALIGNED(CACHE_LINE);
+static struct sleeper *first, **last = &first;
+static struct sleeper sleepers[MAX_VCPUS];
+
+static bool try_lock(u32 cpu)
+{
+	u64 old = load(&owner);
+
+	return !(old & ~SLEEPERS) && cas(&owner, old, old | OWNER(cpu));
+}
+
+/* Spin while the lock is taken and its owner runs; true with the lock, false if it was preempted. */
+static bool spin_on_owner(u32 cpu)
+{
+	for (;;) {
+		u64 old = load(&owner);
+
+		if (old & ~SLEEPERS) {
+			if (vcpu_is_preempted(CPU_OF(old)))
+				return false;
+		} else if (try_lock(cpu)) {
+			return true;
+		}
+		cpu_relax();
+	}
+}
+
+static bool spin(u32 cpu)
+{
+	bool locked;
+	u64 old = load(&owner);
+
+	if (old & ~SLEEPERS && vcpu_is_preempted(CPU_OF(old)))
+		return false;
+	if (!queue_enter(cpu))
+		return false;
+	locked = spin_on_owner(cpu);
+	queue_leave(cpu);
+	return locked;
+}
+
+static void lock_sleepers(void)
+{
+	while (exchange(&sleepers_lock, 1))
+		while (load(&sleepers_lock))
+			cpu_relax();
+}
+
+static void unlock_sleepers(void)
+{
+	store_release(&sleepers_lock, 0);
+}
+
+static void forget_sleeper(struct sleeper *me)
+{
+	struct sleeper **p = &first;
+
+	while (*p != me)
+		p = &(*p)->next;
+	*p = me->next;
+	if (!me->next)
+		last = p;
+	if (!first)
+		__atomic_fetch_and(&owner, ~SLEEPERS, __ATOMIC_RELAXED);
+}
+
+static void sleep(u32 cpu)
+{
+	struct sleeper *me = &sleepers[cpu];
+	bool locked;
+
+	me->cpu = cpu;
+	me->next = NULL;
+	lock_sleepers();
+	*last = me;
+	last = &me->next;
+	__atomic_fetch_or(&owner, SLEEPERS, __ATOMIC_RELAXED);
+	while (!try_lock(cpu)) {
+		store(&me->awake, 0);
+		unlock_sleepers();
+		count_sleep(cpu);
+		sleep_until(&me->awake);
+		/* Only the first sleeper is woken, so it need not queue to spin. */
+		spin_begin(cpu);
+		locked = spin_on_owner(cpu);
+		spin_end(cpu);
+		lock_sleepers();
+		if (locked)
+			break;
+	}
+	forget_sleeper(me);
+	unlock_sleepers();
+}
+
+void payload_lock(u32 cpu)
+{
+	bool locked;
+
+	if (cas(&owner, 0, OWNER(cpu)))
+		return;
+	spin_begin(cpu);
+	locked = spin(cpu);
+	spin_end(cpu);
+	if (!locked)
+		sleep(cpu);
+}
+
+void payload_unlock(u32 cpu)
+{
+	(void)cpu;
+	if (!(__atomic_and_fetch(&owner, SLEEPERS, __ATOMIC_RELEASE)))
+		return;
+	lock_sleepers();
+	if (first && !load(&first->awake)) {
+		store_release(&first->awake, 1);
+		wake(first->cpu);
+	}
+	unlock_sleepers();
+}

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The emulator engine as its users see it: starts a worker process and talks to it."""
+
+import ctypes as c
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pvlock.engines.contract import (
+    EngineConfig,
+    Handler,
+    Switch,
+    SystemEvent,
+    Usage,
+    VcpuUsage,
+)
+from pvlock.engines.emulator.protocol import Channel, unpack_error
+from pvlock.engines.emulator.vcpu import VcpuState, VmState
+from pvlock.engines.emulator.worker import state_size
+from pvlock.errors import StateError, WorkerDied
+from pvlock.memory import MemorySlot, anonymous_slot
+
+_EXIT_SECONDS = 5
+
+
+class EmulatorEngine:
+    """A machine in a worker process of its own (contract.Engine)."""
+
+    name = "emulator"
+
+    def __init__(self, config: EngineConfig, slots: Sequence[MemorySlot]) -> None:
+        """Start the worker; raises EngineError when it cannot create the machine."""
+        self._state = anonymous_slot(0, state_size(config.vcpus), "vcpus")
+        ours, theirs = socket.socketpair()
+        fds = [slot.fd for slot in (*slots, self._state) if slot.fd is not None]
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", __package__ + ".worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno(), *fds],
+                stdin=subprocess.DEVNULL,
+                # The same modules as ours, however this interpreter found them.
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+        finally:
+            theirs.close()
+        self._channel: Channel | None = Channel(ours)
+        self._call(
+            {
+                "config": asdict(config) | {"script": _plain(config)},
+                "slots": [[s.base, s.size, s.readonly, s.fd] for s in slots],
+                "state_fd": self._state.fd,
+            }
+        )
+
+    def start(self, vcpu: int, entry: int, x0: int) -> None:
+        """See contract.Engine."""
+        self._call(["start", vcpu, entry, x0])
+
+    def get(self, vcpu: int, register: str) -> int:
+        """See contract.Engine."""
+        return int(self._call(["get", vcpu, register]))
+
+    def set(self, vcpu: int, register: str, value: int) -> None:
+        """See contract.Engine."""
+        self._call(["set", vcpu, register, value])
+
+    def inject_abort(self, vcpu: int, address: int) -> None:
+        """See contract.Engine."""
+        self._call(["inject_abort", vcpu, address])
+
+    def publish_at(self, vcpu: int, ipa: int) -> None:
+        """See contract.Engine."""
+        self._call(["publish_at", vcpu, ipa])
+
+    def stolen_time_at(self, vcpu: int, ipa: int) -> None:
+        """See contract.Engine."""
+        self._call(["stolen_time_at", vcpu, ipa])
+
+    def run(self, handler: Handler, until_ns: int) -> SystemEvent | None:
+        """See contract.Engine."""
+        event = self._call(["run", until_ns], handler)
+        return None if event is None else SystemEvent(event)
+
+    def usage(self) -> Usage:
+        """See contract.Engine."""
+        raw = self._call(["usage"])
+        return Usage(**{**raw, "vcpus": tuple(VcpuUsage(*numbers) for numbers in raw["vcpus"])})
+
+    def switches(self) -> list[Switch]:
+        """See contract.Engine."""
+        return [Switch(*line) for line in self._call(["switches"])]
+
+    def close(self) -> None:
+        """See contract.Engine."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+            self._process.kill()
+            self._process.wait()
+            self._state.close()
+
+    def _call(self, request: Any, handler: Handler | None = None) -> Any:
+        if self._channel is None:
+            raise StateError("the emulator", "closed", "open")
+        try:
+            self._channel.send(request)
+            while True:
+                answer = self._channel.receive()
+                if "result" in answer:
+                    return answer["result"]
+                if "error" in answer:
+                    raise unpack_error(answer["error"])
+                assert handler is not None
+                self._channel.send(_answer(handler, answer))
+        except (EOFError, ConnectionError):
+            raise self._post_mortem() from None
+
+    def _post_mortem(self) -> WorkerDied:
+        """Say how the worker ended and, from the memory shared with it, what it ran last."""
+        try:
+            code = self._process.wait(_EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        raw = bytes(self._state.buffer[: c.sizeof(VmState)])
+        running = VmState.from_buffer_copy(raw).running
+        vcpu = pc = None
+        if running:
+            vcpu = running - 1
+            start = c.sizeof(VmState) + vcpu * c.sizeof(VcpuState)
+            state = VcpuState.from_buffer_copy(
+                bytes(self._state.buffer[start : start + c.sizeof(VcpuState)])
+            )
+            pc = state.pc
+        self.close()
+        return WorkerDied(how, vcpu, pc)
+
+
+def _plain(config: EngineConfig) -> list[list[int | None]] | None:
+    if config.script is None:
+        return None
+    return [[line.time_ns, line.cpu, line.vcpu] for line in config.script]
+
+
+def _answer(handler: Handler, question: dict[str, Any]) -> Any:
+    vcpu = question["vcpu"]
+    if "hypercall" in question:
+        return list(handler.hypercall(vcpu, question["hypercall"]))
+    if "mmio_read" in question:
+        return handler.mmio_read(vcpu, *question["mmio_read"])
+    return handler.mmio_write(vcpu, *question["mmio_write"])

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the worker process and its parent say to each other: one JSON value a line.
+
+JSON, not pickle: a guest that took over the worker must not be able to run code in the parent.
+"""
+
+import json
+import mmap
+import socket
+from typing import Any
+
+from pvlock import errors
+from pvlock.errors import PvlockError
+
+
+class Channel:
+    """One end of the connection. `receive` raises EOFError when the other end is gone."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+        self._in = end.makefile("rb")
+
+    def send(self, message: Any) -> None:
+        """Send one value. Raises OSError when the other end is gone."""
+        self._socket.sendall(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+
+    def receive(self) -> Any:
+        """Wait for one value."""
+        line = self._in.readline()
+        if not line.endswith(b"\n"):
+            raise EOFError
+        return json.loads(line)
+
+    def close(self) -> None:
+        """Close this end."""
+        self._in.close()
+        self._socket.close()
+
+
+_CARRIED: dict[str, tuple[str, ...]] = {
+    "GuestFault": ("vcpu", "pc", "reason"),
+    "EngineUnavailable": ("engine", "capability", "remedy"),
+}
+
+
+def pack_error(error: PvlockError) -> list[Any]:
+    """Turn an error into what can be sent: its class and arguments."""
+    name = type(error).__name__
+    fields = _CARRIED.get(name)
+    return [name, [getattr(error, f) for f in fields] if fields else [str(error)]]
+
+
+def unpack_error(packed: list[Any]) -> PvlockError:
+    """Make the error again that `pack_error` took apart."""
+    name, arguments = packed
+    error: PvlockError = getattr(errors, name)(*arguments)
+    return error
+
+
+def map_shared(fd: int, size: int) -> mmap.mmap:
+    """Map a descriptor that both processes hold."""
+    return mmap.mmap(fd, size)

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The host's scheduler in virtual time: which VCPU is on which simulated CPU, and what it publishes.
+
+One first-in first-out queue for all CPUs, round robin with a time slice: simpler than a host's real
+scheduler and work-conserving, so that results depend on preemption and not on load balancing.
+The queue knows nothing of Unicorn; vm.py tells it what happened and when.
+"""
+
+import enum
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pvlock.abi import Policy
+
+
+class Reason(enum.StrEnum):
+    """Why a VCPU left its CPU."""
+
+    SLICE = "slice"
+    YIELD = "yield"
+    WFI = "wfi"
+    OFF = "off"
+    SCRIPT = "script"
+
+
+class Place(enum.Enum):
+    """Where a VCPU is, as the host's scheduler sees it."""
+
+    OFF = "off"
+    QUEUED = "queued"
+    RUNNING = "running"
+    BLOCKED = "blocked"
+
+
+class Cpus(Protocol):
+    """The simulated CPUs, whose clocks belong to vm.py."""
+
+    def assign(self, cpu: int, vcpu: int | None, now: int, deadline: int) -> None:
+        """Put `vcpu` on `cpu` (None: idle) from `now` until `deadline`, both in ns."""
+
+    def clock(self, cpu: int) -> int:
+        """Return the clock of `cpu` in ns."""
+
+
+@dataclass(slots=True)
+class Task:
+    """A VCPU as the scheduler knows it; times in ns."""
+
+    place: Place = Place.OFF
+    cpu: int = -1
+    since: int = 0
+    running_ns: int = 0
+    queued_ns: int = 0
+    preempted: bool = False
+    in_spin_loop: bool = False
+    eligible: bool = False
+
+
+@dataclass(slots=True)
+class Switch:
+    """One schedule-in (`reason` None) or schedule-out of `vcpu` on `cpu` at `time` ns."""
+
+    time: int
+    cpu: int
+    vcpu: int
+    reason: Reason | None
+
+
+Publish = Callable[[int, bool], None]
+"""Write the `preempted` field of a VCPU's structure."""
+
+
+@dataclass
+class Scheduler:
+    """Round robin over one queue.
+
+    `first_slices` shortens the first slice of each VCPU, so that slices do not end in step.
+    `switch_ns` is what a switch costs the CPU. `switches` counts schedule-outs.
+    """
+
+    cpus: Cpus
+    vcpus: int
+    pcpus: int
+    slice_ns: int
+    policy: Policy
+    publish: Publish
+    switch_ns: int = 0
+    first_slices: Sequence[int] = ()
+    record: Callable[[Switch], None] | None = None
+    queue: deque[int] = field(default_factory=deque)
+    switches: int = 0
+
+    def __post_init__(self) -> None:
+        """Start with every CPU idle and every VCPU off."""
+        self.tasks = [Task() for _ in range(self.vcpus)]
+        self.on: list[int | None] = [None] * self.pcpus
+        self._first = dict(enumerate(self.first_slices))
+        self._boosted = -1
+        for vcpu in range(self.vcpus):
+            self.publish(vcpu, self.flag(vcpu))
+
+    @property
+    def idle(self) -> bool:
+        """No CPU runs a VCPU."""
+        return not any(vcpu is not None for vcpu in self.on)
+
+    def flag(self, vcpu: int) -> bool:
+        """Return what `preempted` should read for a VCPU under the policy (SPECIFICATION.md, P)."""
+        task = self.tasks[vcpu]
+        if self.policy is Policy.SCHEDULED_OUT:
+            return task.place is not Place.RUNNING
+        return task.preempted
+
+    def wake(self, vcpu: int, now: int) -> None:
+        """Make a blocked or new VCPU runnable: on an idle CPU if there is one, else queued."""
+        task = self.tasks[vcpu]
+        if task.place in (Place.RUNNING, Place.QUEUED):
+            return
+        task.place, task.since = Place.QUEUED, now
+        self.queue.append(vcpu)
+        for cpu, running in enumerate(self.on):
+            if running is None:
+                self._switch_in(cpu, now)
+                return
+
+    def slice_end(self, cpu: int) -> None:
+        """The slice of the VCPU on `cpu` is over: the next in the queue, if any, takes the CPU."""
+        vcpu, now = self._running(cpu), self.cpus.clock(cpu)
+        if not self.queue:
+            self.cpus.assign(cpu, vcpu, now, now + self.slice_ns)
+            return
+        self._switch_out(cpu, now, Place.QUEUED, Reason.SLICE)
+        self.queue.append(vcpu)
+        self._switch_in(cpu, now)
+
+    def block(self, cpu: int) -> None:
+        """The VCPU on `cpu` waits for an interrupt."""
+        self._leave(cpu, Place.BLOCKED, Reason.WFI)
+
+    def off(self, cpu: int) -> None:
+        """The VCPU on `cpu` was turned off."""
+        self._leave(cpu, Place.OFF, Reason.OFF)
+
+    def yield_(self, cpu: int) -> None:
+        """Give `cpu` to a preempted VCPU, as KVM's kvm_vcpu_on_spin() does when WFE traps.
+
+        Candidates are the queued VCPUs that were preempted, beginning after the last one that was
+        boosted; one that itself waits in such a trap is passed over every other time.
+        """
+        me = self._running(cpu)
+        now = self.cpus.clock(cpu)
+        mine = self.tasks[me]
+        mine.in_spin_loop = True
+        for step in range(1, self.vcpus + 1):
+            vcpu = (self._boosted + step) % self.vcpus
+            task = self.tasks[vcpu]
+            if task.place is not Place.QUEUED or not task.preempted:
+                continue
+            if task.in_spin_loop:
+                task.eligible = not task.eligible
+                if task.eligible:
+                    continue
+            self._boosted = vcpu
+            self.queue.remove(vcpu)
+            self.queue.appendleft(vcpu)
+            self._switch_out(cpu, now, Place.QUEUED, Reason.YIELD)
+            self.queue.append(me)
+            self._switch_in(cpu, now)
+            return
+        mine.in_spin_loop = False
+
+    def account(self, now: int) -> None:
+        """Bring `running_ns` and `queued_ns` of every VCPU up to `now`."""
+        for task in self.tasks:
+            self._account(task, max(now, task.since))
+
+    def _leave(self, cpu: int, place: Place, reason: Reason) -> None:
+        now = self.cpus.clock(cpu)
+        self._switch_out(cpu, now, place, reason)
+        self._switch_in(cpu, now)
+
+    def _switch_out(self, cpu: int, now: int, place: Place, reason: Reason) -> None:
+        vcpu = self._running(cpu)
+        task = self.tasks[vcpu]
+        self._account(task, now)
+        task.place, task.cpu = place, -1
+        task.preempted = place is Place.QUEUED
+        self.on[cpu] = None
+        self.switches += 1
+        self.publish(vcpu, self.flag(vcpu))
+        if self.record:
+            self.record(Switch(now, cpu, vcpu, reason))
+
+    def _switch_in(self, cpu: int, now: int) -> None:
+        if not self.queue:
+            self.cpus.assign(cpu, None, now, 0)
+            return
+        self._put(cpu, self.queue.popleft(), now)
+
+    def _put(self, cpu: int, vcpu: int, now: int) -> None:
+        # A CPU that had been idle may be behind the event that ends its idleness, or ahead of it.
+        now = max(now, self.cpus.clock(cpu)) + self.switch_ns
+        task = self.tasks[vcpu]
+        self._account(task, max(now, task.since))
+        task.place, task.cpu = Place.RUNNING, cpu
+        task.preempted = task.in_spin_loop = False
+        self.on[cpu] = vcpu
+        self.cpus.assign(cpu, vcpu, now, now + self._first.pop(vcpu, self.slice_ns))
+        self.publish(vcpu, self.flag(vcpu))
+        if self.record:
+            self.record(Switch(now, cpu, vcpu, None))
+
+    def _running(self, cpu: int) -> int:
+        vcpu = self.on[cpu]
+        assert vcpu is not None
+        return vcpu
+
+    @staticmethod
+    def _account(task: Task, now: int) -> None:
+        if task.place is Place.RUNNING:
+            task.running_ns += now - task.since
+        elif task.place is Place.QUEUED:
+            task.queued_ns += now - task.since
+        task.since = now
+
+
+@dataclass
+class ScriptedScheduler(Scheduler):
+    """A schedule given in advance: `place` puts VCPUs on CPUs and takes them off, nothing else does.
+
+    A VCPU that sleeps keeps its CPU, idle, until the script takes it away; one that wakes runs when
+    the script has it on a CPU. Used where every switch must be known: tests, and explanations.
+    """
+
+    def __post_init__(self) -> None:
+        """Start with no VCPU wanted anywhere."""
+        super().__post_init__()
+        self._wanted: list[int | None] = [None] * self.pcpus
+
+    def place(self, cpu: int, vcpu: int | None, now: int) -> None:
+        """Give `cpu` to `vcpu`, or to nobody, from `now` on."""
+        if self.on[cpu] is not None:
+            queued = self._running(cpu)
+            self._switch_out(cpu, max(now, self.cpus.clock(cpu)), Place.QUEUED, Reason.SCRIPT)
+            self.queue.append(queued)
+        self._wanted[cpu] = vcpu
+        self._switch_in(cpu, now)
+
+    def wake(self, vcpu: int, now: int) -> None:
+        """Make a VCPU runnable; it runs if the script has it on a CPU."""
+        task = self.tasks[vcpu]
+        if task.place in (Place.RUNNING, Place.QUEUED):
+            return
+        task.place, task.since = Place.QUEUED, now
+        self.queue.append(vcpu)
+        if vcpu in self._wanted:
+            self._switch_in(self._wanted.index(vcpu), now)
+
+    def slice_end(self, cpu: int) -> None:
+        """Slices do not end here."""
+        self.cpus.assign(cpu, self._running(cpu), self.cpus.clock(cpu), 1 << 62)
+
+    def yield_(self, cpu: int) -> None:
+        """WFE gives nothing away here."""
+
+    def _switch_in(self, cpu: int, now: int) -> None:
+        vcpu = self._wanted[cpu]
+        if vcpu is None or vcpu not in self.queue:
+            self.cpus.assign(cpu, None, now, 0)
+            return
+        self.queue.remove(vcpu)
+        self._put(cpu, vcpu, now)

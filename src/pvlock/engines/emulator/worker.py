@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The process in which one emulated machine runs; engine.py starts it and talks to it.
+
+    python -m pvlock.engines.emulator.worker SOCKET-FD
+
+A hostile guest can at worst end this process; the parent then reads, in the memory that both share,
+which VCPU ran and where it was.
+"""
+
+import contextlib
+import ctypes as c
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from pvlock.abi import Policy
+from pvlock.engines.contract import EngineConfig, Placement
+from pvlock.engines.emulator.protocol import Channel, map_shared, pack_error
+from pvlock.engines.emulator.vcpu import VcpuState, VmState
+from pvlock.engines.emulator.vm import Vm, VmMemory
+from pvlock.errors import PvlockError
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Worker:
+    """Serves requests about one machine until the parent hangs up."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._keep: list[Any] = []
+        self._vm = self._create(channel.receive())
+        self._commands: dict[str, Callable[..., Any]] = {
+            "start": self._vm.start,
+            "publish_at": self._vm.publish_at,
+            "stolen_time_at": self._vm.stolen_time_at,
+            "get": lambda vcpu, name: self._vm.vcpus[vcpu].get(name),
+            "set": lambda vcpu, name, value: self._vm.vcpus[vcpu].set(name, value),
+            "inject_abort": lambda vcpu, far: self._vm.vcpus[vcpu].inject_abort(far),
+            "run": self._vm.run,
+            "usage": self._usage,
+            "switches": lambda: [
+                [s.time, s.cpu, s.vcpu, s.reason] for s in self._vm.switches
+            ],
+        }  # fmt: skip
+
+    def serve(self) -> None:
+        """Answer until the connection ends."""
+        with contextlib.suppress(EOFError, ConnectionError):
+            while True:
+                name, *arguments = self._channel.receive()
+                self._reply(self._commands[name], arguments)
+
+    def _reply(self, command: Callable[..., Any], arguments: list[Any]) -> None:
+        try:
+            self._channel.send({"result": command(*arguments)})
+        except PvlockError as error:
+            self._channel.send({"error": pack_error(error)})
+
+    def _create(self, request: dict[str, Any]) -> Vm:
+        raw = request["config"]
+        script = raw.pop("script")
+        config = EngineConfig(
+            **{**raw, "policy": Policy(raw["policy"])},
+            script=None if script is None else tuple(Placement(*line) for line in script),
+        )
+        slots = [
+            (ipa, size, readonly, self._address(fd, size))
+            for ipa, size, readonly, fd in request["slots"]
+        ]
+        states = self._address(request["state_fd"], state_size(config.vcpus))
+        vm = Vm(
+            config,
+            VmMemory(slots),
+            VmState.from_address(states),
+            [
+                VcpuState.from_address(states + c.sizeof(VmState) + i * c.sizeof(VcpuState))
+                for i in range(config.vcpus)
+            ],
+            self._ask,
+        )
+        self._channel.send({"result": None})
+        return vm
+
+    def _address(self, fd: int, size: int) -> int:
+        view = (c.c_char * size).from_buffer(map_shared(fd, size))
+        self._keep.append(view)
+        return c.addressof(view)
+
+    def _ask(self, question: dict[str, Any]) -> Any:
+        self._channel.send(question)
+        return self._channel.receive()
+
+    def _usage(self) -> dict[str, Any]:
+        vm = self._vm
+        vm.scheduler.account(vm.now)
+        return {
+            "time_ns": vm.now,
+            "switches": vm.scheduler.switches,
+            "exits": dict(sorted(vm.exits.items())),
+            "vcpus": [
+                [vcpu.state.instructions, task.running_ns, task.queued_ns]
+                for vcpu, task in zip(vm.vcpus, vm.scheduler.tasks, strict=True)
+            ],
+        }
+
+
+def state_size(vcpus: int) -> int:
+    """Bytes of memory in which the worker shows its parent what it does."""
+    return c.sizeof(VmState) + vcpus * c.sizeof(VcpuState)
+
+
+def main() -> None:
+    """Run one machine; the parent's end of the connection decides how long."""
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    # The terminal's Ctrl-C reaches us too; what happens then is the parent's decision.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        c.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    try:
+        Worker(channel).serve()
+    except PvlockError as error:
+        channel.send({"error": pack_error(error)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every error that pvlock raises on purpose.
+
+    PvlockError
+    ├── ConfigError            an option or argument that makes no sense
+    ├── ImageError             a file that is no guest, or does not fit
+    ├── MemoryAccessError      an access outside the memory slots of the guest
+    ├── StateError             a call that the object's state does not allow
+    └── EngineError            the engine, or the guest in it, cannot go on
+        ├── EngineUnavailable  this host cannot run the engine: what is missing, and the remedy
+        ├── WorkerDied         the process of an emulated machine ended on its own
+        ├── GuestFault         a fault that the guest itself cannot handle
+        └── GuestStalled       every VCPU sleeps and nothing can wake one
+"""
+
+
+class PvlockError(Exception):
+    """Root of all errors below; its text is one line that a user can act on."""
+
+
+class ConfigError(PvlockError):
+    """An option or argument is out of range, or does not go with another."""
+
+
+class ImageError(PvlockError):
+    """A file is not a guest that this machine can load."""
+
+
+class MemoryAccessError(PvlockError):
+    """An access that no memory slot holds as a whole: `address` and `size` in bytes, and `who`."""
+
+    def __init__(self, address: int, size: int, who: str) -> None:
+        super().__init__(f"{who}: {size} bytes at IPA {address:#x} are not inside a memory slot")
+        self.address, self.size, self.who = address, size, who
+
+
+class StateError(PvlockError):
+    """A call that needs another state: `actual` and `required` name both."""
+
+    def __init__(self, what: str, actual: str, required: str) -> None:
+        super().__init__(f"{what}: the machine is {actual}, must be {required}")
+        self.actual, self.required = actual, required
+
+
+class EngineError(PvlockError):
+    """The engine cannot create or run the machine."""
+
+
+class EngineUnavailable(EngineError):
+    """This host lacks `capability`; `remedy` says what to do about it."""
+
+    def __init__(self, engine: str, capability: str, remedy: str) -> None:
+        super().__init__(f"engine {engine}: {capability}; {remedy}")
+        self.engine, self.capability, self.remedy = engine, capability, remedy
+
+
+class WorkerDied(EngineError):
+    """A worker process ended by itself: `how` it ended, the `vcpu` it ran (if any) and its `pc`."""
+
+    def __init__(self, how: str, vcpu: int | None, pc: int | None) -> None:
+        where = "before it ran a VCPU" if vcpu is None else f"VCPU {vcpu} at PC {pc or 0:#x}"
+        super().__init__(f"the emulator's worker process died ({how}), {where}")
+        self.how, self.vcpu, self.pc = how, vcpu, pc
+
+
+class GuestFault(EngineError):
+    """VCPU `vcpu` met, at `pc`, what no guest could handle; `reason` says what."""
+
+    def __init__(self, vcpu: int, pc: int, reason: str) -> None:
+        super().__init__(f"VCPU {vcpu} at PC {pc:#x}: {reason}")
+        self.vcpu, self.pc, self.reason = vcpu, pc, reason
+
+
+class GuestStalled(EngineError):
+    """All VCPUs sleep in WFI or are off, and no timer or interrupt is left to wake one."""

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guest files: ELF executables and Linux arm64 `Image`s, from bytes to guest memory.
+
+Whatever the bytes are, the only exception is ImageError.
+"""
+
+import enum
+import io
+import struct
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from elftools.elf.elffile import ELFFile
+from elftools.elf.segments import Segment as ElfSegment
+
+from pvlock.errors import ImageError
+from pvlock.memory import GuestMemory, MemorySlot
+
+_IPA_LIMIT = 2**64
+_INSTRUCTION = 4
+
+# Linux, Documentation/arch/arm64/booting.rst.
+_LINUX_HEADER = struct.Struct("<IIQQQ24s4sI")
+_LINUX_MAGIC = b"ARM\x64"
+_LINUX_ALIGNMENT = 2 << 20
+_LINUX_BIG_ENDIAN = 1
+# Kernels before v3.17 leave image_size 0, and their text_offset is of unknown endianness.
+_LINUX_OLD_TEXT_OFFSET = 0x8_0000
+
+_PROGRAM_HEADER_SIZE = 56
+# As in Linux's own loader: the table may take 64 KiB, which bounds the work a hostile file causes.
+_PROGRAM_HEADERS_MAX = 0x1_0000 // _PROGRAM_HEADER_SIZE
+_DT_NEEDED = 1
+# PLTRELSZ, RELASZ, RELSZ, RELRSZ: the bytes that tables of dynamic relocations take.
+_DT_RELOCATION_SIZES = (2, 8, 18, 35)
+
+
+class Kind(enum.Enum):
+    """What a guest file is; the value is its name for people."""
+
+    ELF_EXEC = "ELF executable"
+    ELF_DYN = "position-independent ELF executable"
+    LINUX = "Linux Image"
+
+
+class Segment(NamedTuple):
+    """`data` goes to `ipa`; zeros follow until `memsize` bytes are filled."""
+
+    ipa: int
+    data: bytes
+    memsize: int
+
+
+@dataclass(frozen=True)
+class Image:
+    """A guest file, checked as far as that goes without a machine.
+
+    `entry` and the segments' addresses are IPAs; unless `kind` is ELF_EXEC they count from where
+    RAM begins, which must be a multiple of `alignment` bytes.
+    """
+
+    name: str
+    kind: Kind
+    entry: int
+    segments: tuple[Segment, ...]
+    alignment: int = 1
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Where a guest is: its `entry`, and the first (`start`) and last IPA + 1 (`end`) it takes."""
+
+    entry: int
+    start: int
+    end: int
+
+
+def parse(data: bytes, name: str) -> Image:
+    """Read the guest file `data`; `name` is for messages. Raises ImageError, and nothing else."""
+    if data.startswith(b"\x7fELF"):
+        try:
+            image = _parse_elf(data, name)
+        except ImageError:
+            raise
+        # The library's own errors, and what a hostile header makes it run into.
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ImageError(f"{name}: broken ELF file: {reason}") from error
+    elif data[56:60] == _LINUX_MAGIC:
+        image = _parse_linux(data, name)
+    else:
+        raise ImageError(f"{name}: {_guess(data)}")
+    _check_layout(image)
+    return image
+
+
+def load(image: Image, memory: GuestMemory, ram_base: int) -> Loaded:
+    """Write `image` into the RAM slot that holds `ram_base`, and zero what its files leave out.
+
+    Raises ImageError when a segment is not wholly in that slot, and then writes nothing.
+    """
+    base = 0 if image.kind is Kind.ELF_EXEC else ram_base
+    if base % image.alignment:
+        raise ImageError(
+            f"{image.name}: RAM at {ram_base:#x} is not aligned to {image.alignment:#x} bytes"
+        )
+    ram = memory.slot_of(ram_base, 1)
+    if ram is None or ram.readonly:
+        raise ImageError(f"{image.name}: there is no RAM at {ram_base:#x}")
+    for segment in image.segments:
+        _check_fits(image.name, base + segment.ipa, segment.memsize, memory, ram)
+    for ipa, data, memsize in image.segments:
+        if data:
+            memory.write(base + ipa, data, image.name)
+        if memsize > len(data):
+            memory.zero(base + ipa + len(data), memsize - len(data), image.name)
+    start = min(segment.ipa for segment in image.segments)
+    end = max(segment.ipa + segment.memsize for segment in image.segments)
+    return Loaded(base + image.entry, base + start, base + end)
+
+
+def _check_fits(name: str, ipa: int, size: int, memory: GuestMemory, ram: MemorySlot) -> None:
+    if memory.slot_of(ipa, size) is ram:
+        return
+    what = f"{name}: segment at {ipa:#x}, {size:#x} bytes,"
+    for slot in memory.slots:
+        if slot is not ram and ipa < slot.end and slot.base < ipa + size:
+            raise ImageError(f"{what} overlaps memory slot {slot.name}")
+    raise ImageError(f"{what} is outside RAM, {ram.base:#x} to {ram.end:#x}")
+
+
+def _check_layout(image: Image) -> None:
+    end = 0
+    for segment in sorted(image.segments):
+        if segment.ipa < end:
+            raise ImageError(f"{image.name}: segment at {segment.ipa:#x} overlaps another")
+        end = segment.ipa + segment.memsize
+    if end > _IPA_LIMIT:
+        raise ImageError(f"{image.name}: a segment ends beyond the 64-bit address space")
+    # Only bytes from the file can be instructions: zeroed memory holds none.
+    if not any(s.ipa <= image.entry <= s.ipa + len(s.data) - _INSTRUCTION for s in image.segments):
+        raise ImageError(f"{image.name}: entry {image.entry:#x} is outside every loaded segment")
+    if image.entry % _INSTRUCTION:
+        raise ImageError(f"{image.name}: entry {image.entry:#x} is not 4-byte aligned")
+
+
+def _guess(data: bytes) -> str:
+    if data.startswith(b"\x1f\x8b"):
+        return "compressed with gzip; unpack it with gunzip first"
+    if data.startswith(b"MZ") and data[4:8] == b"zimg":
+        return "an EFI zboot kernel, compressed; build or extract the plain arm64 Image"
+    if not data:
+        return "an empty file"
+    return "neither an ELF file nor a Linux arm64 Image"
+
+
+def _parse_linux(data: bytes, name: str) -> Image:
+    if len(data) < _LINUX_HEADER.size:
+        raise ImageError(f"{name}: Linux Image header is cut off after {len(data)} bytes")
+    _, _, text_offset, image_size, flags, *_ = _LINUX_HEADER.unpack_from(data)
+    if image_size == 0:
+        text_offset = _LINUX_OLD_TEXT_OFFSET
+    elif flags & _LINUX_BIG_ENDIAN:
+        raise ImageError(f"{name}: a big-endian Linux Image; only little-endian guests run")
+    segment = Segment(text_offset, data, max(image_size, len(data)))
+    return Image(name, Kind.LINUX, text_offset, (segment,), _LINUX_ALIGNMENT)
+
+
+def _parse_elf(data: bytes, name: str) -> Image:
+    elf = ELFFile(io.BytesIO(data))
+    if elf.elfclass != 64:
+        raise ImageError(f"{name}: a {elf.elfclass}-bit ELF file; only 64-bit guests run")
+    if not elf.little_endian:
+        raise ImageError(f"{name}: a big-endian ELF file; only little-endian guests run")
+    if elf["e_machine"] != "EM_AARCH64":
+        raise ImageError(f"{name}: an ELF file for {elf['e_machine']}, not for EM_AARCH64")
+    kinds = {"ET_EXEC": Kind.ELF_EXEC, "ET_DYN": Kind.ELF_DYN}
+    kind = kinds.get(elf["e_type"])
+    if kind is None:
+        raise ImageError(f"{name}: an ELF file of type {elf['e_type']}, not an executable")
+    loads: list[ElfSegment] = []
+    for header in _program_headers(elf, data, name):
+        _refuse_loader(header, name)
+        if header["p_type"] == "PT_LOAD" and header["p_memsz"]:
+            loads.append(header)
+    if not loads:
+        raise ImageError(f"{name}: an ELF file without a segment to load")
+    segments = tuple(Segment(s["p_paddr"], s.data(), s["p_memsz"]) for s in loads)
+    alignment = max(1, *(s["p_align"] for s in loads)) if kind is Kind.ELF_DYN else 1
+    return Image(name, kind, _physical_entry(elf["e_entry"], loads), segments, alignment)
+
+
+def _program_headers(elf: ELFFile, data: bytes, name: str) -> list[ElfSegment]:
+    # All ranges are checked here, so that reading them later stays within the file.
+    start, count = elf["e_phoff"], elf["e_phnum"]
+    if count and elf["e_phentsize"] != _PROGRAM_HEADER_SIZE:
+        raise ImageError(f"{name}: program headers of {elf['e_phentsize']} bytes, not 56")
+    if count > _PROGRAM_HEADERS_MAX:
+        raise ImageError(f"{name}: {count} program headers, more than {_PROGRAM_HEADERS_MAX}")
+    if start + count * _PROGRAM_HEADER_SIZE > len(data):
+        raise ImageError(f"{name}: cut off within its program headers")
+    headers = [elf.get_segment(index) for index in range(count)]
+    for header in headers:
+        if header["p_type"] not in ("PT_LOAD", "PT_DYNAMIC"):
+            continue
+        if header["p_offset"] + header["p_filesz"] > len(data):
+            raise ImageError(f"{name}: cut off within the segment at {header['p_paddr']:#x}")
+        if header["p_filesz"] > header["p_memsz"]:
+            raise ImageError(f"{name}: segment at {header['p_paddr']:#x} is larger than its memory")
+    return headers
+
+
+def _refuse_loader(header: ElfSegment, name: str) -> None:
+    """Refuse what only a dynamic loader could run: there is none below a guest."""
+    if header["p_type"] == "PT_INTERP":
+        raise ImageError(f"{name}: needs a dynamic loader; link it statically")
+    if header["p_type"] != "PT_DYNAMIC":
+        return
+    table = header.data()
+    for tag, value in struct.iter_unpack("<qQ", table[: len(table) // 16 * 16]):
+        if tag == 0:
+            return
+        if tag == _DT_NEEDED:
+            raise ImageError(f"{name}: needs shared libraries; link it statically")
+        if tag in _DT_RELOCATION_SIZES and value:
+            raise ImageError(f"{name}: has dynamic relocations; link it at a fixed address")
+
+
+def _physical_entry(entry: int, loads: list[ElfSegment]) -> int:
+    # e_entry is a virtual address, but a guest starts with its MMU off.
+    for segment in loads:
+        if 0 <= entry - segment["p_vaddr"] < segment["p_memsz"]:
+            return int(entry - segment["p_vaddr"] + segment["p_paddr"])
+    return entry

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The machine that people script: memory, VCPUs, a console, and a guest in it.
+
+    with Machine(vcpus=2, pcpus=1) as machine:
+        machine.load("guest.elf")
+        machine.run(1_000_000)
+        print(machine.console.text, machine.vcpus[0].get("pc"))
+"""
+
+import mmap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pvlock import attribute, engines, fdt, image, memory_map
+from pvlock.abi import Policy
+from pvlock.engines.contract import EngineConfig, Placement, Switch, SystemEvent, Usage
+from pvlock.errors import ConfigError, ImageError, StateError
+from pvlock.hypercall import Hypercalls
+from pvlock.memory import GuestMemory, MemorySlot, anonymous_slot
+from pvlock.pl011 import Console
+from pvlock.region import PvLockRegion, StolenTimeRegion, layout, region_size
+
+_DTB_ROOM = 2 << 20
+_MAX_BOOTARGS = 4096
+_LONGEST_RUN_NS = 1 << 60
+
+
+class Vcpu:
+    """One VCPU: its registers, its PV-lock structure, and the attribute that places it."""
+
+    def __init__(self, machine: "Machine", index: int) -> None:
+        self.index = index
+        self._machine = machine
+
+    def get(self, register: str) -> int:
+        """Read a register: x0 to x30, sp, pc, pstate, or an EL1 system register by name."""
+        return self._machine.engine.get(self.index, register)
+
+    def set(self, register: str, value: int) -> None:
+        """Write a register."""
+        self._machine.engine.set(self.index, register, value)
+
+    def start(self, entry: int, x0: int = 0) -> None:
+        """Let this VCPU start at IPA `entry`, as PSCI CPU_ON would."""
+        self._machine.engine.start(self.index, entry, x0)
+
+    @property
+    def preempted(self) -> int:
+        """The `preempted` field of this VCPU's structure (SPECIFICATION.md, section 2)."""
+        return self._machine.pvlock.read(self.index)
+
+    def has_attr(self, attr: attribute.DeviceAttr) -> int:
+        """KVM_HAS_DEVICE_ATTR: 0 or a negative errno (SPECIFICATION.md, section 5)."""
+        return attribute.has_attr(self._machine.pvlock, attr)
+
+    def set_attr(self, attr: attribute.DeviceAttr, user: attribute.UserMemory) -> int:
+        """KVM_SET_DEVICE_ATTR: 0 or a negative errno; from then on the flag is kept current."""
+        error = attribute.set_attr(self._machine.pvlock, self.index, attr, user)
+        if not error:
+            self._machine.publish(self.index)
+        return error
+
+    def get_attr(self, attr: attribute.DeviceAttr, user: attribute.UserMemory) -> int:
+        """KVM_GET_DEVICE_ATTR: 0 or a negative errno."""
+        return attribute.get_attr(self._machine.pvlock, self.index, attr, user)
+
+
+class Machine:
+    """A virtual arm64 machine. Its attributes:
+
+    `vcpus`, `memory` (the slots), `console`, `pvlock` (the structures), `engine`.
+    """
+
+    def __init__(
+        self,
+        vcpus: int = 1,
+        pcpus: int | None = None,
+        *,
+        engine: str = "auto",
+        pvlock: bool = True,
+        place: bool = True,
+        policy: Policy = Policy.SCHEDULED_OUT,
+        ram_size: int = memory_map.RAM_SIZE,
+        slice_ns: int = 3_000_000,
+        quantum_ns: int = 1_000,
+        seed: int = 1,
+        bootargs: str = "",
+        script: Sequence[Placement] | None = None,
+        record: bool = False,
+        trap_wfe: bool = True,
+        output: Callable[[bytes], None] | None = None,
+    ) -> None:
+        """Create a machine with `vcpus` VCPUs on `pcpus` CPUs (default: as many as VCPUs).
+
+        `pvlock` offers the interface; `place` gives every VCPU its structure, as a VMM would, else
+        that is left to Vcpu.set_attr. Times are ns of guest time. `script` fixes every switch,
+        `record` keeps them for `switches()`. `trap_wfe` is KVM's wfe_trap_policy: a WFE gives the
+        CPU away while others wait for one. `output` gets console bytes as they come.
+        Raises ConfigError for what makes no sense, EngineError when the engine cannot.
+        """
+        pcpus = vcpus if pcpus is None else pcpus
+        _check("vcpus", vcpus, 1, memory_map.MAX_VCPUS)
+        _check("pcpus", pcpus, 1, memory_map.MAX_VCPUS)
+        _check("ram_size", ram_size, 2 * _DTB_ROOM, memory_map.RAM_LIMIT)
+        _check("slice_ns", slice_ns, 1_000, _LONGEST_RUN_NS)
+        _check("quantum_ns", quantum_ns, 10, 1_000_000)
+        if ram_size % memory_map.RAM_GRANULE:
+            raise ConfigError(f"ram_size: {ram_size} is not a multiple of 2 MiB")
+        if len(bootargs) > _MAX_BOOTARGS or not bootargs.isascii() or "\0" in bootargs:
+            raise ConfigError(f"bootargs: must be ASCII, at most {_MAX_BOOTARGS} characters")
+        config = EngineConfig(
+            vcpus, pcpus, Policy(policy), slice_ns, quantum_ns, seed,
+            None if script is None else tuple(script), record, trap_wfe,
+        )  # fmt: skip
+        _check_script(config)
+        open_engine = engines.opener(engine)
+        self._bootargs = bootargs
+        self._loaded = False
+        self.console = Console(output)
+        self.memory = GuestMemory()
+        try:
+            self._ram = self._slot(memory_map.RAM_BASE, ram_size, "ram")
+            size = region_size(vcpus)
+            if pvlock:
+                self._slot(memory_map.PVLOCK_BASE, size, "pvlock", readonly=True)
+            self._slot(memory_map.STOLEN_TIME_BASE, size, "stolen-time", readonly=True)
+            self.pvlock = PvLockRegion(self.memory, enabled=pvlock)
+            self.stolen_time = StolenTimeRegion(self.memory)
+            self._hypercalls = Hypercalls(self.pvlock, self.stolen_time)
+            self.engine = open_engine(config, self.memory.slots)
+        except BaseException:
+            self.memory.close()
+            raise
+        self.vcpus = [Vcpu(self, index) for index in range(vcpus)]
+        for index, ipa in enumerate(layout(memory_map.STOLEN_TIME_BASE, vcpus)):
+            self.stolen_time.set_address(index, ipa)
+            self.engine.stolen_time_at(index, ipa)
+        if pvlock and place:
+            for index, ipa in enumerate(layout(memory_map.PVLOCK_BASE, vcpus)):
+                self.pvlock.set_address(index, ipa)
+                self.publish(index)
+
+    def load(self, guest: str | Path | bytes | image.Image) -> image.Loaded:
+        """Load an ELF file or a Linux Image, and let VCPU 0 start it with X0 = the device tree.
+
+        Raises ImageError when it is neither or does not fit.
+        """
+        if self._loaded:
+            raise StateError("load", "loaded", "empty")
+        if not isinstance(guest, image.Image):
+            guest = image.parse(*_contents(guest))
+        loaded = image.load(guest, self.memory, memory_map.RAM_BASE)
+        dtb = self._ram.end - _DTB_ROOM
+        if loaded.end > dtb:
+            raise ImageError(f"{guest.name}: leaves no room for the device tree at {dtb:#x}")
+        self.memory.write(dtb, self._device_tree(), "device tree")
+        self._loaded = True
+        self.vcpus[0].start(loaded.entry, dtb)
+        return loaded
+
+    def run(self, until_ns: int) -> SystemEvent | None:
+        """Run until the guest turns the machine off or resets it, or until `until_ns` (None).
+
+        `until_ns` is guest time since the machine was created, so calls with growing times go on.
+        Raises GuestFault, GuestStalled or WorkerDied.
+        """
+        _check("until_ns", until_ns, 0, _LONGEST_RUN_NS)
+        return self.engine.run(self, until_ns)
+
+    def usage(self) -> Usage:
+        """Return what the machine used so far: time, instructions, switches, exits."""
+        return self.engine.usage()
+
+    def switches(self) -> list[Switch]:
+        """Return every switch so far, if the machine was created with `record`."""
+        return self.engine.switches()
+
+    def close(self) -> None:
+        """End the machine and free its memory; safe to call twice."""
+        self.engine.close()
+        self.memory.close()
+
+    def __enter__(self) -> Self:
+        """Return the machine; leaving the block closes it."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the machine."""
+        self.close()
+
+    # -- contract.Handler: what the engine asks for --
+
+    def hypercall(self, vcpu: int, registers: Sequence[int]) -> Sequence[int]:
+        """Answer a hypercall that the engine does not know."""
+        return self._hypercalls.call(vcpu, registers)
+
+    def mmio_read(self, vcpu: int, ipa: int, size: int) -> int | None:
+        """Read a register of the console; None elsewhere."""
+        offset = ipa - memory_map.UART_BASE
+        if not 0 <= offset < memory_map.UART_SIZE:
+            return None
+        return self.console.read(offset, size)
+
+    def mmio_write(self, vcpu: int, ipa: int, size: int, value: int) -> bool:
+        """Write a register of the console; False elsewhere."""
+        offset = ipa - memory_map.UART_BASE
+        if not 0 <= offset < memory_map.UART_SIZE:
+            return False
+        self.console.write(offset, size, value)
+        return True
+
+    # -- private --
+
+    def publish(self, vcpu: int) -> None:
+        """Have the engine keep the flag of `vcpu` current where its structure now is."""
+        ipa = self.pvlock.ipa(vcpu)
+        assert ipa is not None
+        self.engine.publish_at(vcpu, ipa)
+
+    def _slot(self, base: int, size: int, name: str, readonly: bool = False) -> MemorySlot:
+        slot = anonymous_slot(base, size, name, readonly)
+        self.memory.add(slot)
+        return slot
+
+    def _device_tree(self) -> bytes:
+        count = len(self.vcpus)
+        return fdt.build(
+            fdt.Board(
+                vcpus=count,
+                ram_base=self._ram.base,
+                ram_size=self._ram.size,
+                gicd_base=memory_map.GICD_BASE,
+                gicd_size=memory_map.GICD_SIZE,
+                gicr_base=memory_map.GICR_BASE,
+                gicr_size=count * memory_map.GICR_STRIDE,
+                uart_base=memory_map.UART_BASE,
+                uart_size=memory_map.UART_SIZE,
+                pvlock_base=memory_map.PVLOCK_BASE if self.pvlock.enabled else None,
+                pvlock_size=region_size(count, mmap.PAGESIZE) if self.pvlock.enabled else 0,
+                bootargs=self._bootargs,
+                timer_virtual=memory_map.VIRTUAL_TIMER_PPI,
+                timer_physical=memory_map.PHYSICAL_TIMER_PPI,
+            )
+        )
+
+
+def _contents(guest: str | Path | bytes) -> tuple[bytes, str]:
+    if isinstance(guest, bytes):
+        return guest, "guest"
+    try:
+        return Path(guest).read_bytes(), str(guest)
+    except OSError as error:
+        raise ImageError(f"{guest}: {error.strerror}") from error
+
+
+def _check(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{name}: {value} is not between {low} and {high}")
+
+
+def _check_script(config: EngineConfig) -> None:
+    for line in config.script or ():
+        bad = not 0 <= line.cpu < config.pcpus or line.time_ns < 0
+        if bad or (line.vcpu is not None and not 0 <= line.vcpu < config.vcpus):
+            raise ConfigError(f"script: {line} names no CPU, VCPU or time of this machine")

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where things are in the machine: IPAs of devices and memory slots, interrupt numbers, limits."""
+
+from typing import Final
+
+GICD_BASE: Final = 0x0800_0000
+GICD_SIZE: Final = 0x1_0000
+UART_BASE: Final = 0x0900_0000
+UART_SIZE: Final = 0x1000
+GICR_BASE: Final = 0x1000_0000
+GICR_STRIDE: Final = 0x2_0000
+"""Bytes of redistributor frames per VCPU: RD_base and SGI_base."""
+PVLOCK_BASE: Final = 0x3000_0000
+"""The PV-lock region: a slot of its own, read-only to the guest."""
+STOLEN_TIME_BASE: Final = 0x3020_0000
+RAM_BASE: Final = 0x4000_0000
+RAM_SIZE: Final = 64 << 20
+RAM_LIMIT: Final = 64 << 30
+RAM_GRANULE: Final = 2 << 20
+
+VIRTUAL_TIMER_PPI: Final = 27
+PHYSICAL_TIMER_PPI: Final = 30
+
+MAX_VCPUS: Final = 512
+"""As KVM/arm64 with a GICv3."""
