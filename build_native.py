@@ -45,9 +45,11 @@ def library_sources() -> list[Path]:
 
 
 def build_guests() -> None:
-    """Build every guest/NAME.c into src/pvlock/guests/NAME.elf."""
-    for source in sorted(GUEST.glob("*.c")):
-        build_guest([source, *library_sources()], OUT / "guests" / f"{source.stem}.elf")
+    """Build every guest/payloads/NAME.c, in the harness, into src/pvlock/guests/NAME.elf."""
+    harness = GUEST / "harness" / "workload.c"
+    for source in sorted((GUEST / "payloads").glob("*.c")):
+        sources = [source, harness, *library_sources()]
+        build_guest(sources, OUT / "guests" / f"{source.stem}.elf")
 
 
 def build_helper() -> None:

@@ -91,7 +91,7 @@ struct vm {
 	struct vcpu **vcpus;
 	uint32_t count;
 	uint32_t trap_wfe;	/* VCPUs are waiting for a CPU */
-	uint32_t sysreg_ns, exception_ns, maintenance_ns;
+	uint32_t exception_ns, maintenance_ns;
 	uint32_t exception_offset; /* of the syndrome, inside what uc_context_save() wrote */
 	uint64_t running;	/* 1 + index of the VCPU being stepped, for the post-mortem */
 };

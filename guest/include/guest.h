@@ -45,6 +45,7 @@ void clean(const void *start, size_t size);
 /* ---- CPUs: cpu.c, start.S ---- */
 /* Turn VCPU `cpu` on; it runs `body(cpu)` with its MMU and interrupts set up. */
 bool cpu_on(u32 cpu, void (*body)(u32 cpu));
+void main(void); /* VCPU 0 comes here, its MMU on */
 _Noreturn void system_off(void);
 _Noreturn void panic(const char *why, u64 value);
 
@@ -116,14 +117,13 @@ static inline void wait_while_zero(const u32 *word)
 /* ---- console: console.c ---- */
 void print(const char *format, ...); /* %s, %u (u32), %lu, %lx (u64) */
 
-/* ---- the workload that each lock is put into: workload.c ---- */
+/* ---- between a payload and harness/workload.c ---- */
 void payload_lock(u32 cpu);
 void payload_unlock(u32 cpu);
 extern const char payload_name[];
 void spin_begin(u32 cpu);	/* what is between these two counts as spinning */
 void spin_end(u32 cpu);
 void count_sleep(u32 cpu);
-void workload(void);
 
 #endif
 #endif

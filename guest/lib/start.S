@@ -67,7 +67,7 @@ mmu_on:
 /* An exception here is a bug in the guest: say which, and turn the machine off. */
 .balign 2048
 vectors:
-.rept 16
+.rept	16
 	.balign 128
 	mrs	x0, esr_el1
 	mrs	x1, elr_el1

@@ -90,6 +90,8 @@ class Machine:
         script: Sequence[Placement] | None = None,
         record: bool = False,
         trap_wfe: bool = True,
+        exit_ns: int = 1_000,
+        switch_ns: int = 3_000,
         output: Callable[[bytes], None] | None = None,
     ) -> None:
         """Create a machine with `vcpus` VCPUs on `pcpus` CPUs (default: as many as VCPUs).
@@ -97,7 +99,8 @@ class Machine:
         `pvlock` offers the interface; `place` gives every VCPU its structure, as a VMM would, else
         that is left to Vcpu.set_attr. Times are ns of guest time. `script` fixes every switch,
         `record` keeps them for `switches()`. `trap_wfe` is KVM's wfe_trap_policy: a WFE gives the
-        CPU away while others wait for one. `output` gets console bytes as they come.
+        CPU away while others wait for one. `exit_ns` and `switch_ns` are what leaving the guest
+        and a switch cost. `output` gets console bytes as they come.
         Raises ConfigError for what makes no sense, EngineError when the engine cannot.
         """
         pcpus = vcpus if pcpus is None else pcpus
@@ -106,6 +109,8 @@ class Machine:
         _check("ram_size", ram_size, 2 * _DTB_ROOM, memory_map.RAM_LIMIT)
         _check("slice_ns", slice_ns, 1_000, _LONGEST_RUN_NS)
         _check("quantum_ns", quantum_ns, 10, 1_000_000)
+        _check("exit_ns", exit_ns, 100, 1_000_000)
+        _check("switch_ns", switch_ns, 0, 1_000_000)
         if ram_size % memory_map.RAM_GRANULE:
             raise ConfigError(f"ram_size: {ram_size} is not a multiple of 2 MiB")
         if len(bootargs) > _MAX_BOOTARGS or not bootargs.isascii() or "\0" in bootargs:
@@ -113,6 +118,7 @@ class Machine:
         config = EngineConfig(
             vcpus, pcpus, Policy(policy), slice_ns, quantum_ns, seed,
             None if script is None else tuple(script), record, trap_wfe,
+            exit_ns, switch_ns,
         )  # fmt: skip
         _check_script(config)
         open_engine = engines.opener(engine)

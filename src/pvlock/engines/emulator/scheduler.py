@@ -40,6 +40,9 @@ class Cpus(Protocol):
     def assign(self, cpu: int, vcpu: int | None, now: int, deadline: int) -> None:
         """Put `vcpu` on `cpu` (None: idle) from `now` until `deadline`, both in ns."""
 
+    def deadline(self, cpu: int) -> int:
+        """Return when the slice of the VCPU on `cpu` ends, in ns."""
+
     def clock(self, cpu: int) -> int:
         """Return the clock of `cpu` in ns."""
 
@@ -144,10 +147,10 @@ class Scheduler:
         self._leave(cpu, Place.OFF, Reason.OFF)
 
     def yield_(self, cpu: int) -> None:
-        """Give `cpu` to a preempted VCPU, as KVM's kvm_vcpu_on_spin() does when WFE traps.
+        """Give `cpu` to a VCPU that waits for one, as KVM's kvm_vcpu_on_spin() does when WFE traps.
 
-        Candidates are the queued VCPUs that were preempted, beginning after the last one that was
-        boosted; one that itself waits in such a trap is passed over every other time.
+        Candidates begin after the VCPU that was boosted last; one that itself was spinning in such
+        a trap is passed over every other time.
         """
         me = self._running(cpu)
         now = self.cpus.clock(cpu)
@@ -165,9 +168,10 @@ class Scheduler:
             self._boosted = vcpu
             self.queue.remove(vcpu)
             self.queue.appendleft(vcpu)
+            left = self.cpus.deadline(cpu) - now
             self._switch_out(cpu, now, Place.QUEUED, Reason.YIELD)
             self.queue.append(me)
-            self._switch_in(cpu, now)
+            self._put(cpu, self.queue.popleft(), now, left)
             return
         mine.in_spin_loop = False
 
@@ -199,7 +203,7 @@ class Scheduler:
             return
         self._put(cpu, self.queue.popleft(), now)
 
-    def _put(self, cpu: int, vcpu: int, now: int) -> None:
+    def _put(self, cpu: int, vcpu: int, now: int, slice_ns: int | None = None) -> None:
         # A CPU that had been idle may be behind the event that ends its idleness, or ahead of it.
         now = max(now, self.cpus.clock(cpu)) + self.switch_ns
         task = self.tasks[vcpu]
@@ -207,7 +211,9 @@ class Scheduler:
         task.place, task.cpu = Place.RUNNING, cpu
         task.preempted = task.in_spin_loop = False
         self.on[cpu] = vcpu
-        self.cpus.assign(cpu, vcpu, now, now + self._first.pop(vcpu, self.slice_ns))
+        if slice_ns is None:
+            slice_ns = self._first.pop(vcpu, self.slice_ns)
+        self.cpus.assign(cpu, vcpu, now, now + slice_ns)
         self.publish(vcpu, self.flag(vcpu))
         if self.record:
             self.record(Switch(now, cpu, vcpu, None))

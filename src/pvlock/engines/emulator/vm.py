@@ -31,18 +31,10 @@ from pvlock.memory_map import (
     VIRTUAL_TIMER_PPI,
 )
 
-# What leaving the guest costs it, in ns: the order of magnitude of a current arm64 server, where an
-# instruction costs 1. Without them a guest could loop in traps that take us much longer than it.
-HYPERCALL_NS = 500
-MMIO_NS = 1000
-USER_SPACE_NS = 2000
-WFI_NS = 500
-WFE_NS = 1000
-SGI_NS = 500
+# Costs in ns that are not options, where an instruction costs 1 and a trap `exit_ns`.
 SYSREG_NS = 20
 EXCEPTION_NS = 50
 MAINTENANCE_NS = 200
-SWITCH_NS = 3000
 
 START_JITTER_NS = 100_000
 STAGE2_BASE = 1 << 39
@@ -51,7 +43,7 @@ STAGE2_BASE = 1 << 39
 _NEVER = 1 << 62
 _TIMER_PPIS = (VIRTUAL_TIMER_PPI, PHYSICAL_TIMER_PPI)
 _ISV, _WNR, _S1PTW, _CM = 1 << 24, 1 << 6, 1 << 7, 1 << 8
-_SGI_KEYS = {(3, 0, 12, 11, op2) for op2 in (5, 6, 7)}
+_SGI_REGISTERS = {(3, 0, 12, 11, op2) for op2 in (5, 6, 7)}
 
 Ask = Callable[[dict[str, Any]], Any]
 """Put a question to the parent process and wait for the answer."""
@@ -191,7 +183,7 @@ class Vm:
         ]
         return Scheduler(
             self, config.vcpus, config.pcpus, config.slice_ns, config.policy, self._publish,
-            SWITCH_NS, firsts, record,
+            config.switch_ns, firsts, record,
         )  # fmt: skip
 
     @staticmethod
@@ -209,6 +201,10 @@ class Vm:
     def clock(self, cpu: int) -> int:
         """Return the clock of a CPU in ns (scheduler.Cpus)."""
         return int(self._cpus[cpu].now)
+
+    def deadline(self, cpu: int) -> int:
+        """Return when the slice on a CPU ends in ns (scheduler.Cpus)."""
+        return int(self._cpus[cpu].deadline)
 
     def _publish(self, vcpu: int, preempted: bool) -> None:
         if vcpu in self._flags:
@@ -272,14 +268,14 @@ class Vm:
 
     def _wfi(self, cpu: int, vcpu: EmulatedVcpu) -> int:
         vcpu.skip()
-        self._cpus[cpu].now += WFI_NS
+        self._cpus[cpu].now += self.config.exit_ns
         # A pending interrupt ends WFI even while PSTATE masks it.
         if not vcpu.state.line:
             self.scheduler.block(cpu)
         return 0
 
     def _wfe(self, cpu: int, vcpu: EmulatedVcpu) -> int:
-        self._cpus[cpu].now += WFE_NS
+        self._cpus[cpu].now += self.config.exit_ns
         self.scheduler.yield_(cpu)
         return 0
 
@@ -290,7 +286,7 @@ class Vm:
     def _smc(self, cpu: int, vcpu: EmulatedVcpu) -> int:
         # There is no EL3; KVM makes it undefined too.
         self._undefined(vcpu)
-        return HYPERCALL_NS
+        return self.config.exit_ns
 
     def _hypercall(self, cpu: int, vcpu: EmulatedVcpu) -> int:
         registers = [vcpu.x(n) for n in range(4)]
@@ -309,11 +305,11 @@ class Vm:
                     self._event = SystemEvent.OFF
                 case psci.SystemReset():
                     self._event = SystemEvent.RESET
-            return HYPERCALL_NS
+            return self.config.exit_ns
         answer = self._ask({"hypercall": registers, "vcpu": vcpu.index})
         for number, value in enumerate(answer):
             vcpu.set_x(number, value)
-        return HYPERCALL_NS + USER_SPACE_NS
+        return self.config.exit_ns
 
     def _data_abort(self, cpu: int, vcpu: EmulatedVcpu) -> int:
         state = vcpu.state
@@ -323,7 +319,7 @@ class Vm:
             vcpu.skip()
         elif not decoded or not self._mmio(vcpu, esr, ipa):
             self._abort(vcpu, state.far, is_fetch=False)
-        return MMIO_NS
+        return self.config.exit_ns
 
     def _mmio(self, vcpu: EmulatedVcpu, esr: int, ipa: int) -> bool:
         """Access a device as the syndrome says; False where there is none."""
@@ -359,7 +355,7 @@ class Vm:
 
     def _fetch_abort(self, cpu: int, vcpu: EmulatedVcpu) -> int:
         self._abort(vcpu, vcpu.state.far, is_fetch=True)
-        return MMIO_NS
+        return self.config.exit_ns
 
     def _sysreg(self, cpu: int, vcpu: EmulatedVcpu) -> int:
         state = vcpu.state
@@ -379,7 +375,7 @@ class Vm:
             else:
                 vcpu.write_rt(value)
                 vcpu.skip()
-        return SGI_NS if key in _SGI_KEYS else SYSREG_NS
+        return self.config.exit_ns if key in _SGI_REGISTERS else SYSREG_NS
 
     def _abort(self, vcpu: EmulatedVcpu, far: int, is_fetch: bool) -> None:
         vcpu.inject_abort(far, is_fetch)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * All VCPUs for `duration` ns: think, take the lock, stay in the critical section for `cs` ns,
- * release it. Then VCPU 0 prints what it was like, one fact a line; README.md says what they mean.
+ * release it. Then VCPU 0 prints what it was like, one fact a line; src/pvlock/workload.py reads them.
  */
 #include "guest.h"
 
@@ -128,8 +128,12 @@ static void report(void)
 	print("end\n");
 }
 
-void workload(void)
+void main(void)
 {
+	gic_init(0);
+	time_init();
+	pv_discover();
+	pv_init(0);
 	duration = bootarg("duration", 1000000);
 	cs_loops = loops_of(bootarg("cs", 2000));
 	think_loops = loops_of(bootarg("think", 8000));
@@ -147,4 +151,5 @@ void workload(void)
 	if (__atomic_sub_fetch(&left, 1, __ATOMIC_ACQ_REL) != 0)
 		sleep_until(&done);
 	report();
+	system_off();
 }

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# make run: set up and show the main job.  make test: set up and pass the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE := build_native.py $(shell find guest native -type f)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench native clean
+
+help:
+	@echo "make run    set up and compare a lock with and without PV-lock"
+	@echo "make test   set up and run the tests"
+	@echo "make check  lint, strict types, layers"
+	@echo "make bench  measure, and write what was measured to build/bench"
+	@echo "make native compile the guests and the helper again after a change"
+
+$(VENV)/made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "pvlock needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "pvlock needs Python's venv module; on Debian: apt-get install python3-venv"; exit 1; }
+	@touch $@
+
+# Editable, so that a change of the Python code needs no new installation.
+$(VENV)/installed: $(VENV)/made pyproject.toml $(NATIVE)
+	@echo "setting up (a minute or two, once) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/developed: $(VENV)/installed
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+run: $(VENV)/installed
+	@$(BIN)/pvlock run
+
+test: $(VENV)/developed
+	@$(BIN)/pytest
+
+check: $(VENV)/developed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/developed
+	$(BIN)/python benchmarks/gain.py
+	$(BIN)/python benchmarks/speed.py
+
+native: $(VENV)/developed
+	$(BIN)/python build_native.py
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command line: the only place that prints and exits.
+
+Exit status: 0 done; 1 the run failed; 2 the command line makes no sense; 130 Ctrl-C.
+"""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pvlock import __version__
+from pvlock.abi import Policy
+from pvlock.errors import ConfigError, EngineUnavailable, PvlockError
+
+if TYPE_CHECKING:
+    from pvlock.workload import Settings
+
+_UNITS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
+_MAX_NS = 3_600 * 1_000_000_000
+_INTERRUPTED = 130
+
+
+class Duration(click.ParamType):
+    """A time such as 100ms, 2us or 1.5s, as a whole number of ns; `low` is the least allowed."""
+
+    name = "time"
+
+    def __init__(self, low: int = 0) -> None:
+        self._low = low
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Return the time in ns."""
+        text = str(value).strip()
+        number = text.rstrip("nuµms")
+        unit = _UNITS.get(text[len(number) :])
+        try:
+            ns = round(float(number) * unit) if unit else None
+        except (ValueError, OverflowError):
+            ns = None
+        if ns is None:
+            self.fail(f"{text!r} is not a time such as 100ms, 2us or 1.5s", param, ctx)
+        if not self._low <= ns <= _MAX_NS:
+            self.fail(f"{text} is not between {self._low} ns and 1 h", param, ctx)
+        return ns
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pvlock")
+def cli() -> None:
+    """PV-lock for KVM/arm64: is that VCPU running, or has it been preempted?"""
+
+
+@cli.command()
+@click.argument("guest", default="mutex")
+@click.option("--vcpus", default=8, show_default=True, help="VCPUs of the guest, 1 to 512.")
+@click.option("--pcpus", default=4, show_default=True, help="CPUs that they share.")
+@click.option(
+    "--duration", "duration_ns", type=Duration(1_000), default="100ms", show_default=True,
+    help="Guest time: how long a workload runs, or how long a file may.",
+)
+@click.option(
+    "--slice", "slice_ns", type=Duration(1_000), default="3ms", show_default=True,
+    help="Time slice of the host's scheduler.",
+)
+@click.option(
+    "--quantum", "quantum_ns", type=Duration(10), default="1us", show_default=True,
+    help="How finely the emulated CPUs are interleaved.",
+)
+@click.option(
+    "--policy", type=click.Choice([p.value for p in Policy]), default="scheduled-out",
+    show_default=True, help="When a VCPU counts as preempted: off its CPU, or only if runnable.",
+)
+@click.option(
+    "--engine", type=click.Choice(["auto", "emulator", "kvm"]), default="auto", show_default=True
+)
+@click.option(
+    "--cs", "cs_ns", type=Duration(), default="2us", show_default=True,
+    help="Workload: time in the critical section.",
+)
+@click.option(
+    "--think", "think_ns", type=Duration(), default="8us", show_default=True,
+    help="Workload: mean time between two.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True)
+@click.option(
+    "--wfe", type=click.Choice(["trap", "notrap"]), default="trap", show_default=True,
+    help="Does a waiting WFE give its CPU away? KVM's wfe_trap_policy.",
+)
+@click.option(
+    "--exit-cost", "exit_ns", type=Duration(100), default="1us", show_default=True,
+    help="What leaving the guest costs it.",
+)
+@click.option(
+    "--switch-cost", "switch_ns", type=Duration(), default="3us", show_default=True,
+    help="What putting another VCPU on a CPU costs.",
+)
+@click.option("--no-pvlock", is_flag=True, help="A file: run it on a machine without PV-lock.")
+@click.option("--append", default="", help="A file: the kernel command line (boot arguments).")
+@click.option("--json", "json_to", metavar="FILE|-", help="Write the results as JSON.")
+def run(
+    guest: str, json_to: str | None, no_pvlock: bool, append: str, wfe: str, policy: str,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Run GUEST: a bundled workload (mutex) without PV-lock, with it and not overcommitted, or a
+    file (ELF or Linux Image) once, its console on the standard output.
+    """
+    say = click.get_text_stream("stderr" if json_to == "-" else "stdout")
+    chosen = "emulator" if options["engine"] == "auto" else options["engine"]
+    if chosen == "kvm":
+        from pvlock.engines import opener
+
+        opener("kvm")
+    is_file = os.sep in guest or Path(guest).is_file()
+    note = " (auto: the only one in this release)" if options["engine"] == "auto" else ""
+    out = sys.stderr if is_file else say
+    print(f"pvlock {__version__}: engine {chosen}{note}, policy {policy}", file=out, flush=True)
+    settings = _settings(guest, wfe, policy, options)
+    if is_file:
+        _run_file(settings, chosen, not no_pvlock, append, json_to)
+        return
+    if no_pvlock or append:
+        raise click.UsageError("--no-pvlock and --append are for a guest file, not a workload")
+    _run_workload(settings, chosen, json_to, say)
+
+
+def _settings(guest: str, wfe: str, policy: str, options: dict[str, Any]) -> "Settings":
+    from pvlock.workload import Settings
+
+    return Settings(
+        guest=guest, trap_wfe=wfe == "trap", policy=Policy(policy), **options
+    )
+
+
+def _run_workload(settings: "Settings", engine: str, json_to: str | None, say: Any) -> None:
+    from rich.console import Console
+
+    from pvlock import report, workload
+
+    workload.image_of(settings.guest)
+    with _writer(json_to) as write, _progress(say) as progress:
+        comparison = workload.compare(settings, progress)
+        write(report.to_json(report.as_dict(comparison, engine)))
+    console = Console(file=say, width=None if say.isatty() else 100, highlight=False)
+    if comparison.runs:
+        console.print(report.table(comparison))
+    console.print("\n" + report.sentence(comparison))
+    if comparison.interrupted:
+        sys.exit(_INTERRUPTED)
+
+
+def _run_file(
+    settings: "Settings", engine: str, pvlock: bool, append: str, json_to: str | None
+) -> None:
+    from dataclasses import asdict
+
+    from pvlock import report
+    from pvlock.machine import Machine
+
+    console = sys.stderr.buffer if json_to == "-" else sys.stdout.buffer
+
+    def output(data: bytes) -> None:
+        console.write(data)
+        if data == b"\n":
+            console.flush()
+
+    with _writer(json_to) as write:
+        with Machine(
+            settings.vcpus, settings.pcpus, engine=settings.engine, pvlock=pvlock,
+            policy=settings.policy, slice_ns=settings.slice_ns, quantum_ns=settings.quantum_ns,
+            seed=settings.seed, trap_wfe=settings.trap_wfe, exit_ns=settings.exit_ns,
+            switch_ns=settings.switch_ns, bootargs=append, output=output,
+        ) as machine:  # fmt: skip
+            machine.load(Path(settings.guest))
+            try:
+                event = _run_in_steps(machine.run, settings.duration_ns)
+            finally:
+                console.flush()
+            usage = machine.usage()
+        if event is None:
+            limit = settings.duration_ns / 1e6
+            raise PvlockError(f"{settings.guest}: still running after {limit:g} ms (--duration)")
+        facts = asdict(settings) | {"engine": engine, "pvlock": pvlock, "event": event}
+        write(report.to_json(facts | {"usage": asdict(usage)}))
+    print(f"pvlock: guest {event} after {report.time(usage.time_ns)}", file=sys.stderr)
+
+
+def _run_in_steps(run: Callable[[int], Any], until_ns: int) -> Any:
+    """Come up for air (Ctrl-C) a hundred times."""
+    step = max(until_ns // 100, 1)
+    for now in range(step, until_ns + step, step):
+        event = run(min(now, until_ns))
+        if event is not None:
+            return event
+    return None
+
+
+@contextlib.contextmanager
+def _writer(target: str | None) -> Iterator[Callable[[str], None]]:
+    """Give a function that writes to a file, all or nothing, or to stdout; refuse early."""
+    if target is None:
+        yield lambda _text: None
+    elif target == "-":
+        yield lambda text: print(text, end="", flush=True)
+    else:
+        path = Path(target)
+        try:
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        except OSError as error:
+            raise ConfigError(f"--json {target}: {error.strerror}") from error
+        os.close(handle)
+        written = False
+
+        def write(text: str) -> None:
+            nonlocal written
+            Path(temporary).write_text(text)
+            written = True
+
+        try:
+            yield write
+            if written:
+                Path(temporary).chmod(0o644)
+                Path(temporary).replace(path)
+        except OSError as error:
+            raise ConfigError(f"--json {target}: {error.strerror}") from error
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _progress(stream: Any) -> Iterator[Callable[[str, float], None]]:
+    """Show how far each run is: a live display on a terminal, else one line per finished run."""
+    if not stream.isatty():
+        done: set[str] = set()
+
+        def plain(name: str, share: float) -> None:
+            if share >= 1 and name not in done:
+                done.add(name)
+                print(f"  {name}: done", file=stream, flush=True)
+
+        yield plain
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description:>10}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(file=stream), transient=True) as live:
+        bars: dict[str, TaskID] = {}
+
+        def update(name: str, share: float) -> None:
+            if name not in bars:
+                bars[name] = live.add_task(name, total=1.0)
+            live.update(bars[name], completed=share)
+
+        yield update
+
+
+def main() -> None:
+    """Run the command line; every failure is one line and a non-zero exit status."""
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        print("pvlock: interrupted", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except EngineUnavailable as error:
+        print(f"pvlock: {error}", file=sys.stderr)
+        sys.exit(1)
+    except PvlockError as error:
+        print(f"pvlock: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+if __name__ == "__main__":
+    main()

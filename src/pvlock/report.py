@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Results for people (a table and one sentence) and for programs (JSON)."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from pvlock.workload import RUNS, Comparison, Result
+
+_NOISE = 0.005
+
+
+def time(ns: float) -> str:
+    """Return a time in ns with the unit that suits it."""
+    for limit, unit, scale in ((1e3, "ns", 1), (1e6, "µs", 1e3), (1e9, "ms", 1e6)):
+        if ns < limit:
+            return f"{ns / scale:.3g} {unit}"
+    return f"{ns / 1e9:.3g} s"
+
+
+def table(comparison: Comparison) -> Table:
+    """Return the finished runs side by side."""
+    shown = Table(box=None, pad_edge=False)
+    shown.add_column("")
+    runs = [(name, comparison.runs[name]) for name in RUNS if name in comparison.runs]
+    for name, result in runs:
+        title = "not overcommitted" if name == "baseline" else f"{name} PV-lock"
+        shown.add_column(f"{title}\n{result.vcpus} VCPUs, {result.pcpus} CPUs", justify="right")
+    for label, cell in (
+        ("acquisitions per second", lambda r: f"{r.throughput:,.0f}"),
+        ("slowest VCPU / fastest", lambda r: f"{r.fairness:.2f}"),
+        ("wait for the lock, p50", lambda r: time(r.report.wait_percentile(50))),
+        ("                   p99", lambda r: time(r.report.wait_percentile(99))),
+        ("                   max", lambda r: time(r.longest_wait_ns)),
+        ("CPU time spent spinning", lambda r: f"{r.spin_share:.1%}"),
+        ("VCPU switches", lambda r: f"{r.usage.switches:,}"),
+    ):
+        shown.add_row(label, *(cell(result) for _, result in runs))
+    return shown
+
+
+def sentence(comparison: Comparison) -> str:
+    """Say in one sentence what PV-lock bought."""
+    missing = [name for name in RUNS if name not in comparison.runs]
+    if missing:
+        return f"Interrupted: no result for {', '.join(missing)}."
+    without, with_, baseline = (comparison.runs[name].throughput for name in RUNS)
+    if not without or not baseline:
+        return "The lock was hardly ever taken: the run is too short to say anything."
+    gain, lost = with_ / without, baseline - without
+    change = f"{without:,.0f} to {with_:,.0f} acquisitions per second (x{gain:.2f})"
+    if abs(gain - 1) <= _NOISE:
+        return f"PV-lock made no difference here: {change}."
+    if gain < 1:
+        return f"PV-lock cost {1 - gain:.1%} here: {change}."
+    if lost > _NOISE * baseline:
+        return (
+            f"PV-lock won back {(with_ - without) / lost:.0%} of what overcommitting cost: {change},"
+            f" {with_ / baseline:.1%} of what the CPUs do without overcommitment."
+        )
+    return f"PV-lock gained {gain - 1:.1%}: {change}."
+
+
+def as_dict(comparison: Comparison, engine: str) -> dict[str, Any]:
+    """Return everything that was measured; same settings and seed, same content."""
+    settings = asdict(comparison.settings) | {"engine": engine}
+    return {
+        **settings,
+        "interrupted": comparison.interrupted,
+        "runs": {name: _run(comparison.runs[name]) for name in RUNS if name in comparison.runs},
+        "summary": sentence(comparison),
+    }
+
+
+def to_json(value: dict[str, Any]) -> str:
+    """Return JSON text, the keys in their order, ending in a newline."""
+    return json.dumps(value, indent=2) + "\n"
+
+
+def _run(result: Result) -> dict[str, Any]:
+    report = result.report
+    return {
+        "vcpus": result.vcpus,
+        "pcpus": result.pcpus,
+        "pvlock": report.pvlock,
+        "throughput": result.throughput,
+        "fairness": result.fairness,
+        "wait_ns": {
+            "p50": report.wait_percentile(50),
+            "p99": report.wait_percentile(99),
+            "max": result.longest_wait_ns,
+        },
+        "spin_share": result.spin_share,
+        "sleeps": sum(vcpu.sleeps for vcpu in report.vcpus),
+        "per_vcpu": [
+            asdict(counts) | asdict(used)
+            for counts, used in zip(report.vcpus, result.usage.vcpus, strict=True)
+        ],
+        "switches": result.usage.switches,
+        "exits": result.usage.exits,
+        "time_ns": result.usage.time_ns,
+    }

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Bundled workloads: what runs them, and what their console says of the run.
+
+A workload guest prints one fact a line (guest/lib/workload.c); read() takes that apart, strictly.
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from importlib import resources
+
+from pvlock.abi import Policy
+from pvlock.engines.contract import Usage
+from pvlock.errors import ConfigError, EngineError
+from pvlock.machine import Machine
+
+_STEPS = 100
+RUNS = ("without", "with", "baseline")
+"""Without PV-lock, with it, and with it where there are as many CPUs as VCPUs."""
+
+Progress = Callable[[str, float], None]
+"""Called with the name of a run and the share of its guest time that has passed, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A workload and its machine; times in ns of guest time."""
+
+    guest: str = "mutex"
+    vcpus: int = 8
+    pcpus: int = 4
+    duration_ns: int = 100_000_000
+    slice_ns: int = 3_000_000
+    quantum_ns: int = 1_000
+    policy: Policy = Policy.SCHEDULED_OUT
+    engine: str = "auto"
+    cs_ns: int = 2_000
+    think_ns: int = 8_000
+    seed: int = 1
+    trap_wfe: bool = True
+    exit_ns: int = 1_000
+    switch_ns: int = 3_000
+
+
+@dataclass(frozen=True)
+class VcpuCounts:
+    """What one VCPU counted; times in ns, `spin` without the time it was off its CPU."""
+
+    acquisitions: int
+    wait: int
+    spin: int
+    sleeps: int
+    longest: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a workload guest printed. `waits` maps the start of a bucket of wait times to a count."""
+
+    pvlock: bool
+    stolen_time: bool
+    duration_ns: int
+    vcpus: tuple[VcpuCounts, ...]
+    waits: dict[int, int]
+
+    def wait_percentile(self, percent: float) -> int:
+        """Return the wait in ns that `percent` of all acquisitions did not exceed, to 3 %."""
+        wanted, seen = percent / 100 * sum(self.waits.values()), 0
+        for start, count in sorted(self.waits.items()):
+            seen += count
+            if seen >= wanted:
+                return start
+        return 0
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished run: the guest's report, and what the machine used."""
+
+    vcpus: int
+    pcpus: int
+    report: Report
+    usage: Usage
+
+    @property
+    def acquisitions(self) -> int:
+        """Acquisitions of all VCPUs."""
+        return sum(vcpu.acquisitions for vcpu in self.report.vcpus)
+
+    @property
+    def throughput(self) -> float:
+        """Acquisitions per second of guest time."""
+        return self.acquisitions * 1e9 / self.report.duration_ns
+
+    @property
+    def fairness(self) -> float:
+        """Acquisitions of the VCPU that got fewest, as a share of those of the one that got most."""
+        counts = [vcpu.acquisitions for vcpu in self.report.vcpus]
+        return min(counts) / max(max(counts), 1)
+
+    @property
+    def spin_share(self) -> float:
+        """Share of the CPUs' time that went into spinning."""
+        spin = sum(vcpu.spin for vcpu in self.report.vcpus)
+        return spin / (self.pcpus * self.report.duration_ns)
+
+    @property
+    def longest_wait_ns(self) -> int:
+        """The longest wait for the lock in ns."""
+        return max(vcpu.longest for vcpu in self.report.vcpus)
+
+
+@dataclass
+class Comparison:
+    """The runs that finished, by name (RUNS); all of them unless `interrupted`."""
+
+    settings: Settings
+    runs: dict[str, Result] = field(default_factory=dict)
+    interrupted: bool = False
+
+
+def names() -> list[str]:
+    """Return the names of the bundled workloads."""
+    folder = resources.files("pvlock") / "guests"
+    found = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    return sorted(name.removesuffix(".elf") for name in found if name.endswith(".elf"))
+
+
+def image_of(name: str) -> bytes:
+    """Return the ELF file of a bundled workload. Raises ConfigError for a name there is not."""
+    if name not in names():
+        raise ConfigError(f"no bundled guest is called {name!r}; there are: {', '.join(names())}")
+    return (resources.files("pvlock") / "guests" / f"{name}.elf").read_bytes()
+
+
+def machine_of(name: str, settings: Settings) -> tuple[int, bool]:
+    """Return how many VCPUs the run called `name` has, and whether it has PV-lock."""
+    if name == "baseline":
+        return min(settings.vcpus, settings.pcpus), True
+    return settings.vcpus, name == "with"
+
+
+def run(
+    name: str,
+    settings: Settings,
+    progress: Progress = lambda _name, _share: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Result | None:
+    """Run the workload as `name` says; None when `cancelled`.
+
+    Raises EngineError when the machine, or the guest in it, fails.
+    """
+    vcpus, pvlock = machine_of(name, settings)
+    bootargs = (
+        f"duration={settings.duration_ns} cs={settings.cs_ns} think={settings.think_ns}"
+    )
+    with Machine(
+        vcpus,
+        settings.pcpus,
+        engine=settings.engine,
+        pvlock=pvlock,
+        policy=settings.policy,
+        slice_ns=settings.slice_ns,
+        quantum_ns=settings.quantum_ns,
+        seed=settings.seed,
+        trap_wfe=settings.trap_wfe,
+        exit_ns=settings.exit_ns,
+        switch_ns=settings.switch_ns,
+        bootargs=bootargs,
+    ) as machine:
+        machine.load(image_of(settings.guest))
+        # Starting takes time too, and each VCPU ends its last turn when it next gets a CPU.
+        limit = 2 * settings.duration_ns + (vcpus + 10) * settings.slice_ns + 50_000_000
+        step, now, event = max(settings.duration_ns // _STEPS, 1), 0, None
+        while event is None:
+            if cancelled():
+                return None
+            if now >= limit:
+                raise EngineError(f"{settings.guest} ({name}): not finished after {limit} ns")
+            now += step
+            event = machine.run(now)
+            progress(name, min(now / settings.duration_ns, 1.0))
+        report = read(machine.console.text)
+        if len(report.vcpus) != vcpus or report.pvlock != pvlock:
+            raise EngineError(f"{settings.guest} ({name}): its report is of another machine")
+        return Result(vcpus, settings.pcpus, report, machine.usage())
+
+
+def compare(settings: Settings, progress: Progress = lambda _name, _share: None) -> Comparison:
+    """Run the workload without PV-lock, with it, and not overcommitted, two machines at a time.
+
+    Ctrl-C ends it with the runs that have finished. Raises the first EngineError of a run.
+    """
+    comparison = Comparison(settings)
+    stop = threading.Event()
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        futures = {
+            name: pool.submit(run, name, settings, progress, stop.is_set) for name in RUNS
+        }
+        try:
+            for name, future in futures.items():
+                result = future.result()
+                if result is not None:
+                    comparison.runs[name] = result
+        except KeyboardInterrupt:
+            comparison.interrupted = True
+            stop.set()
+            for name, future in futures.items():
+                if not future.cancel() and (late := future.result()) is not None:
+                    comparison.runs[name] = late
+        except BaseException:
+            stop.set()
+            raise
+    return comparison
+
+
+def read(text: str) -> Report:
+    """Take a workload guest's console apart. Raises EngineError where it is not complete."""
+    words = [line.split() for line in text.splitlines()]
+    facts = {line[0]: line[1] for line in words if len(line) == 2}
+    try:
+        if words[-1] != ["end"]:
+            raise ValueError
+        vcpus = tuple(
+            VcpuCounts(**{key: int(value) for key, value in zip(w[2::2], w[3::2], strict=True)})
+            for w in words
+            if w[0] == "vcpu"
+        )
+        return Report(
+            pvlock=facts["pvlock"] == "present",
+            stolen_time=facts["stolen-time"] == "present",
+            duration_ns=int(facts["duration"]),
+            vcpus=vcpus,
+            waits={int(w[1]): int(w[2]) for w in words if w[0] == "waits"},
+        )
+    except (IndexError, KeyError, TypeError, ValueError):
+        last = text.strip().splitlines()[-1:] or ["nothing"]
+        raise EngineError(f"the guest did not finish its report; it last printed: {last[0]}") from None
+
+
+def with_seed(settings: Settings, seed: int) -> Settings:
+    """Return the same workload with another seed."""
+    return replace(settings, seed=seed)
