@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 try:
-    from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+    from hatchling.builders.hooks.plugin.interface import BuildHookInterface as Hook
 except ModuleNotFoundError:  # run by hand, in an environment that has no hatchling
-    BuildHookInterface = object
+    Hook: Any = object  # type: ignore[no-redef]
 
 ROOT = Path(__file__).resolve().parent
 GUEST = ROOT / "guest"
@@ -70,7 +70,7 @@ def build_helper() -> None:
     subprocess.run([*command, str(ROOT / "native" / "vcpu.c"), "-o", str(output)], check=True)
 
 
-class CustomBuildHook(BuildHookInterface):  # type: ignore[misc]
+class CustomBuildHook(Hook):  # type: ignore[type-arg]
     """hatchling: compile before the wheel is packed, and tag it for this platform."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:

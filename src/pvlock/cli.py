@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pvlock import __version__
+from pvlock import __version__, engines
 from pvlock.abi import Policy
 from pvlock.errors import ConfigError, EngineUnavailable, PvlockError
 
@@ -26,7 +26,7 @@ _MAX_NS = 3_600 * 1_000_000_000
 _INTERRUPTED = 130
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[int]):
     """A time such as 100ms, 2us or 1.5s, as a whole number of ns; `low` is the least allowed."""
 
     name = "time"
@@ -34,9 +34,7 @@ class Duration(click.ParamType):
     def __init__(self, low: int = 0) -> None:
         self._low = low
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the time in ns."""
         text = str(value).strip()
         number = text.rstrip("nuµms")
@@ -63,43 +61,77 @@ def cli() -> None:
 @click.option("--vcpus", default=8, show_default=True, help="VCPUs of the guest, 1 to 512.")
 @click.option("--pcpus", default=4, show_default=True, help="CPUs that they share.")
 @click.option(
-    "--duration", "duration_ns", type=Duration(1_000), default="100ms", show_default=True,
+    "--duration",
+    "duration_ns",
+    type=Duration(1_000),
+    default="100ms",
+    show_default=True,
     help="Guest time: how long a workload runs, or how long a file may.",
 )
 @click.option(
-    "--slice", "slice_ns", type=Duration(1_000), default="3ms", show_default=True,
+    "--slice",
+    "slice_ns",
+    type=Duration(1_000),
+    default="3ms",
+    show_default=True,
     help="Time slice of the host's scheduler.",
 )
 @click.option(
-    "--quantum", "quantum_ns", type=Duration(10), default="1us", show_default=True,
+    "--quantum",
+    "quantum_ns",
+    type=Duration(10),
+    default="1us",
+    show_default=True,
     help="How finely the emulated CPUs are interleaved.",
 )
 @click.option(
-    "--policy", type=click.Choice([p.value for p in Policy]), default="scheduled-out",
-    show_default=True, help="When a VCPU counts as preempted: off its CPU, or only if runnable.",
+    "--policy",
+    type=click.Choice([p.value for p in Policy]),
+    default="scheduled-out",
+    show_default=True,
+    help="When a VCPU counts as preempted: off its CPU, or only if runnable.",
 )
 @click.option(
-    "--engine", type=click.Choice(["auto", "emulator", "kvm"]), default="auto", show_default=True
+    "--engine", type=click.Choice(engines.NAMES), default="auto", show_default=True
 )
 @click.option(
-    "--cs", "cs_ns", type=Duration(), default="2us", show_default=True,
+    "--cs",
+    "cs_ns",
+    type=Duration(),
+    default="2us",
+    show_default=True,
     help="Workload: time in the critical section.",
 )
 @click.option(
-    "--think", "think_ns", type=Duration(), default="8us", show_default=True,
+    "--think",
+    "think_ns",
+    type=Duration(),
+    default="8us",
+    show_default=True,
     help="Workload: mean time between two.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True)
 @click.option(
-    "--wfe", type=click.Choice(["trap", "notrap"]), default="trap", show_default=True,
+    "--wfe",
+    type=click.Choice(["trap", "notrap"]),
+    default="trap",
+    show_default=True,
     help="Does a waiting WFE give its CPU away? KVM's wfe_trap_policy.",
 )
 @click.option(
-    "--exit-cost", "exit_ns", type=Duration(100), default="1us", show_default=True,
+    "--exit-cost",
+    "exit_ns",
+    type=Duration(100),
+    default="1us",
+    show_default=True,
     help="What leaving the guest costs it.",
 )
 @click.option(
-    "--switch-cost", "switch_ns", type=Duration(), default="3us", show_default=True,
+    "--switch-cost",
+    "switch_ns",
+    type=Duration(),
+    default="3us",
+    show_default=True,
     help="What putting another VCPU on a CPU costs.",
 )
 @click.option("--no-pvlock", is_flag=True, help="A file: run it on a machine without PV-lock.")
@@ -113,11 +145,7 @@ def run(
     file (ELF or Linux Image) once, its console on the standard output.
     """
     say = click.get_text_stream("stderr" if json_to == "-" else "stdout")
-    chosen = "emulator" if options["engine"] == "auto" else options["engine"]
-    if chosen == "kvm":
-        from pvlock.engines import opener
-
-        opener("kvm")
+    chosen = engines.choose(options["engine"])
     is_file = os.sep in guest or Path(guest).is_file()
     note = " (auto: the only one in this release)" if options["engine"] == "auto" else ""
     out = sys.stderr if is_file else say
@@ -134,9 +162,7 @@ def run(
 def _settings(guest: str, wfe: str, policy: str, options: dict[str, Any]) -> "Settings":
     from pvlock.workload import Settings
 
-    return Settings(
-        guest=guest, trap_wfe=wfe == "trap", policy=Policy(policy), **options
-    )
+    return Settings(guest=guest, trap_wfe=wfe == "trap", policy=Policy(policy), **options)
 
 
 def _run_workload(settings: "Settings", engine: str, json_to: str | None, say: Any) -> None:

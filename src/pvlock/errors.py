@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Every error that pvlock raises on purpose.
 
-    PvlockError
-    ├── ConfigError            an option or argument that makes no sense
-    ├── ImageError             a file that is no guest, or does not fit
-    ├── MemoryAccessError      an access outside the memory slots of the guest
-    ├── StateError             a call that the object's state does not allow
-    └── EngineError            the engine, or the guest in it, cannot go on
-        ├── EngineUnavailable  this host cannot run the engine: what is missing, and the remedy
-        ├── WorkerDied         the process of an emulated machine ended on its own
-        ├── GuestFault         a fault that the guest itself cannot handle
-        └── GuestStalled       every VCPU sleeps and nothing can wake one
+PvlockError
+├── ConfigError            an option or argument that makes no sense
+├── ImageError             a file that is no guest, or does not fit
+├── MemoryAccessError      an access outside the memory slots of the guest
+├── StateError             a call that the object's state does not allow
+└── EngineError            the engine, or the guest in it, cannot go on
+    ├── EngineUnavailable  this host cannot run the engine: what is missing, and the remedy
+    ├── WorkerDied         the process of an emulated machine ended on its own
+    ├── GuestFault         a fault that the guest itself cannot handle
+    └── GuestStalled       every VCPU sleeps and nothing can wake one
 """
 
 

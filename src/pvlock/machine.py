@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The machine that people script: memory, VCPUs, a console, and a guest in it.
 
-    with Machine(vcpus=2, pcpus=1) as machine:
-        machine.load("guest.elf")
-        machine.run(1_000_000)
-        print(machine.console.text, machine.vcpus[0].get("pc"))
+with Machine(vcpus=2, pcpus=1) as machine:
+    machine.load("guest.elf")
+    machine.run(1_000_000)
+    print(machine.console.text, machine.vcpus[0].get("pc"))
 """
 
 import mmap

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The console: what a polling guest needs of an Arm PrimeCell UART (PL011, DDI 0183), output only."""
+"""The console: what a guest that polls needs of an Arm PL011 (DDI 0183), output only."""
 
 from collections.abc import Callable
 from typing import Final

@@ -2,6 +2,7 @@
 """Results for people (a table and one sentence) and for programs (JSON)."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -28,7 +29,7 @@ def table(comparison: Comparison) -> Table:
     for name, result in runs:
         title = "not overcommitted" if name == "baseline" else f"{name} PV-lock"
         shown.add_column(f"{title}\n{result.vcpus} VCPUs, {result.pcpus} CPUs", justify="right")
-    for label, cell in (
+    rows: tuple[tuple[str, Callable[[Result], str]], ...] = (
         ("acquisitions per second", lambda r: f"{r.throughput:,.0f}"),
         ("slowest VCPU / fastest", lambda r: f"{r.fairness:.2f}"),
         ("wait for the lock, p50", lambda r: time(r.report.wait_percentile(50))),
@@ -36,7 +37,8 @@ def table(comparison: Comparison) -> Table:
         ("                   max", lambda r: time(r.longest_wait_ns)),
         ("CPU time spent spinning", lambda r: f"{r.spin_share:.1%}"),
         ("VCPU switches", lambda r: f"{r.usage.switches:,}"),
-    ):
+    )
+    for label, cell in rows:
         shown.add_row(label, *(cell(result) for _, result in runs))
     return shown
 
@@ -57,8 +59,8 @@ def sentence(comparison: Comparison) -> str:
         return f"PV-lock cost {1 - gain:.1%} here: {change}."
     if lost > _NOISE * baseline:
         return (
-            f"PV-lock won back {(with_ - without) / lost:.0%} of what overcommitting cost: {change},"
-            f" {with_ / baseline:.1%} of what the CPUs do without overcommitment."
+            f"PV-lock won back {(with_ - without) / lost:.0%} of what overcommitting cost: "
+            f"{change}, {with_ / baseline:.1%} of what the CPUs do without overcommitment."
         )
     return f"PV-lock gained {gain - 1:.1%}: {change}."
 

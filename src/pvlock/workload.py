@@ -56,7 +56,7 @@ class VcpuCounts:
 
 @dataclass(frozen=True)
 class Report:
-    """What a workload guest printed. `waits` maps the start of a bucket of wait times to a count."""
+    """What a workload guest printed; `waits` counts wait times, by the start of their bucket."""
 
     pvlock: bool
     stolen_time: bool
@@ -95,7 +95,7 @@ class Result:
 
     @property
     def fairness(self) -> float:
-        """Acquisitions of the VCPU that got fewest, as a share of those of the one that got most."""
+        """Acquisitions of the VCPU with the fewest, as a share of those of the one with most."""
         counts = [vcpu.acquisitions for vcpu in self.report.vcpus]
         return min(counts) / max(max(counts), 1)
 
@@ -152,9 +152,7 @@ def run(
     Raises EngineError when the machine, or the guest in it, fails.
     """
     vcpus, pvlock = machine_of(name, settings)
-    bootargs = (
-        f"duration={settings.duration_ns} cs={settings.cs_ns} think={settings.think_ns}"
-    )
+    bootargs = f"duration={settings.duration_ns} cs={settings.cs_ns} think={settings.think_ns}"
     with Machine(
         vcpus,
         settings.pcpus,
@@ -195,9 +193,7 @@ def compare(settings: Settings, progress: Progress = lambda _name, _share: None)
     comparison = Comparison(settings)
     stop = threading.Event()
     with ThreadPoolExecutor(max_workers=2) as pool:
-        futures = {
-            name: pool.submit(run, name, settings, progress, stop.is_set) for name in RUNS
-        }
+        futures = {name: pool.submit(run, name, settings, progress, stop.is_set) for name in RUNS}
         try:
             for name, future in futures.items():
                 result = future.result()
@@ -236,7 +232,7 @@ def read(text: str) -> Report:
         )
     except (IndexError, KeyError, TypeError, ValueError):
         last = text.strip().splitlines()[-1:] or ["nothing"]
-        raise EngineError(f"the guest did not finish its report; it last printed: {last[0]}") from None
+        raise EngineError(f"the guest did not finish its report; last line: {last[0]}") from None
 
 
 def with_seed(settings: Settings, seed: int) -> Settings:

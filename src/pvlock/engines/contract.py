@@ -23,7 +23,7 @@ class SystemEvent(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Placement:
-    """One line of a scripted schedule: from `time_ns` on, `cpu` belongs to `vcpu` (None: nobody)."""
+    """A line of a scripted schedule: from `time_ns` on, `cpu` is for `vcpu` (None: nobody)."""
 
     time_ns: int
     cpu: int

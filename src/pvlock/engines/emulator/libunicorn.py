@@ -39,7 +39,9 @@ def unicorn() -> Any:
     """Load libunicorn, its symbols visible to libvcpu."""
     spec = importlib.util.find_spec("unicorn")
     if spec is None or not spec.submodule_search_locations:
-        raise EngineUnavailable("emulator", "Unicorn is not installed", "pip install unicorn==2.1.4")
+        raise EngineUnavailable(
+            "emulator", "Unicorn is not installed", "pip install unicorn==2.1.4"
+        )
     folder = Path(spec.submodule_search_locations[0]) / "lib"
     for name in ("libunicorn.so.2", "libunicorn.2.dylib"):
         if (folder / name).exists():
@@ -47,7 +49,9 @@ def unicorn() -> Any:
             lib.uc_strerror.restype = c.c_char_p
             return lib
     raise EngineUnavailable(
-        "emulator", f"no Unicorn library in {folder}", "pip install --force-reinstall unicorn==2.1.4"
+        "emulator",
+        f"no Unicorn library in {folder}",
+        "pip install --force-reinstall unicorn==2.1.4",
     )
 
 
@@ -58,7 +62,9 @@ def libvcpu() -> Any:
     found = sorted(Path(__file__).parent.glob("libvcpu.*"))
     if not found:
         raise EngineUnavailable(
-            "emulator", "its native half libvcpu is missing", "install pvlock with pip, which builds it"
+            "emulator",
+            "its native half libvcpu is missing",
+            "install pvlock with pip, which builds it",
         )
     lib = c.CDLL(str(found[0]))
     u64, u32, p = c.c_uint64, c.c_uint32, c.c_void_p
@@ -108,7 +114,7 @@ def exception_offset() -> int:
         check(lib.uc_mem_map(uc, c.c_uint64(0), c.c_size_t(4096), PROT_ALL), "map memory")
         check(lib.uc_context_alloc(uc, c.byref(context)), "allocate a context")
         stop = c.CFUNCTYPE(None, c.c_void_p, c.c_uint32, c.c_void_p)(
-            lambda _uc, _number, _data: None if lib.uc_emu_stop(uc) else None
+            lambda _uc, _number, _data: check(lib.uc_emu_stop(uc), "stop")
         )
         hook = c.c_size_t()
         check(
@@ -120,7 +126,9 @@ def exception_offset() -> int:
         for address, immediate in ((0x000, 0x5AA5), (0x800, 0xC33C)):
             pc, brk = c.c_uint64(address), struct.pack("<I", 0xD4200000 | immediate << 5)
             check(lib.uc_mem_write(uc, pc, brk, c.c_uint64(4)), "write memory")
-            check(lib.uc_emu_start(uc, pc, c.c_uint64(0), c.c_uint64(0), c.c_size_t(0)), "run a BRK")
+            check(
+                lib.uc_emu_start(uc, pc, c.c_uint64(0), c.c_uint64(0), c.c_size_t(0)), "run a BRK"
+            )
             check(lib.uc_context_save(uc, context), "save a context")
             saved = c.string_at(context.value or 0, size)
             wanted = struct.pack("<I", 0x3C << 26 | 1 << 25 | immediate)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The host's scheduler in virtual time: which VCPU is on which simulated CPU, and what it publishes.
+"""The host's scheduler in virtual time: which VCPU is on which simulated CPU, and its flag.
 
 One first-in first-out queue for all CPUs, round robin with a time slice: simpler than a host's real
 scheduler and work-conserving, so that results depend on preemption and not on load balancing.
@@ -234,7 +234,7 @@ class Scheduler:
 
 @dataclass
 class ScriptedScheduler(Scheduler):
-    """A schedule given in advance: `place` puts VCPUs on CPUs and takes them off, nothing else does.
+    """A schedule given in advance: only `place` puts VCPUs on CPUs and takes them off.
 
     A VCPU that sleeps keeps its CPU, idle, until the script takes it away; one that wakes runs when
     the script has it on a CPU. Used where every switch must be known: tests, and explanations.

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One emulated VCPU: a Unicorn CPU with us at its EL2, and the state it shares with native/vcpu.c."""
+"""One emulated VCPU: a Unicorn CPU with us at its EL2; shares its state with native/vcpu.c."""
 
 import ctypes as c
 import enum
 from collections.abc import Sequence
 
-from pvlock.errors import ConfigError
 from pvlock.engines.emulator import libunicorn as lib
 from pvlock.engines.emulator.stage2 import VTCR_EL2
+from pvlock.errors import ConfigError
 
 
 class Exit(enum.IntEnum):

@@ -228,7 +228,9 @@ class Vm:
 
     def _idle_until(self, time: int) -> None:
         if time >= _NEVER:
-            raise GuestStalled("every VCPU sleeps or is off, and nothing is left that could wake one")
+            raise GuestStalled(
+                "every VCPU sleeps or is off, and nothing is left that could wake one"
+            )
         quantum = self.config.quantum_ns
         self._edge.value = (-(-time // quantum) + 1) * quantum
 
