@@ -144,7 +144,7 @@ def run(
     """Run GUEST: a bundled workload (mutex) without PV-lock, with it and not overcommitted, or a
     file (ELF or Linux Image) once, its console on the standard output.
     """
-    say = click.get_text_stream("stderr" if json_to == "-" else "stdout")
+    say = sys.stderr if json_to == "-" else sys.stdout
     chosen = engines.choose(options["engine"])
     is_file = os.sep in guest or Path(guest).is_file()
     note = " (auto: the only one in this release)" if options["engine"] == "auto" else ""

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Shared by the tests: guests built from C, and what counts as a skip."""
+
+import os
+import sys
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import build_native  # noqa: E402 - it is beside the tests, not installed
+
+# Machines differ in speed, and a failure must be the same for everybody.
+hypothesis.settings.register_profile("pvlock", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("pvlock")
+
+
+@pytest.fixture(scope="session")
+def guest(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that builds tests/guests/NAME.c with the guests' library."""
+    folder = tmp_path_factory.mktemp("guests")
+
+    def build(name: str) -> Path:
+        output = folder / f"{name}.elf"
+        if not output.exists():
+            sources = [HERE / "guests" / f"{name}.c", *build_native.library_sources()]
+            build_native.build_guest(sources, output)
+        return output
+
+    return build
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skip into a failure where everything must run (PVLOCK_NO_SKIP)."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("PVLOCK_NO_SKIP"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped where nothing may skip: {report.longrepr}"
+    return report
