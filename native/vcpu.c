@@ -149,6 +149,7 @@ enum vector { VECTOR_SYNC = 0x000, VECTOR_IRQ = 0x080, VECTOR_FIQ = 0x100 };
 #define EC_SMC64 0x17
 #define EC_IABT_LOW 0x20
 #define EC_IABT_CUR 0x21
+#define EC_PC_ALIGNMENT 0x22u
 #define EC_DABT_LOW 0x24
 #define EC_DABT_CUR 0x25
 #define ESR_IL (1u << 25)
@@ -319,7 +320,7 @@ static void on_block(uc_engine *uc, uint64_t pc, uint32_t size, struct vcpu *v)
 			return;
 		}
 	}
-	if (v->time >= v->stop || (v->line && interrupt_due(v))) {
+	if (v->time >= v->stop || pc & 3 || (v->line && interrupt_due(v))) {
 		leave(v, EXIT_EDGE);
 		return;
 	}
@@ -547,6 +548,12 @@ static bool step(struct vcpu *v, uint64_t stop)
 		v->exit = EXIT_NONE;
 		v->sysreg = 0;
 		pc = get(v, UC_ARM64_REG_PC);
+		if (pc & 3) {	/* Unicorn would decode what is there */
+			enter_sync(v, EC_PC_ALIGNMENT << 26 | ESR_IL, pc, true, pc);
+			if (v->exit == EXIT_LOST)
+				return true;
+			pc = get(v, UC_ARM64_REG_PC);
+		}
 		v->pc = pc;
 		v->error = uc_emu_start(v->uc, pc, 0, 0, 0);
 		settle(v, get(v, UC_ARM64_REG_PC));

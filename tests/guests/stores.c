@@ -52,7 +52,6 @@ void main(void)
 	STORE("STRB", "strb %w2, [%1]");
 	STORE("STUR", "stur %2, [%1, #8]");
 	STORE("STR-post", "mov x9, %1\n\tstr %2, [x9], #8");
-	STORE("STTR", "sttr %2, [%1]");
 	STORE("STLR", "stlr %2, [%1]");
 	STORE("STP", "stp %2, %2, [%1]");
 	STORE("STNP", "stnp %2, %2, [%1]");

@@ -146,6 +146,8 @@ class Vm:
             if self.now >= until:
                 return None
             if self.scheduler.idle:
+                if due >= _NEVER:
+                    raise GuestStalled("every VCPU sleeps or is off, and nothing can wake one")
                 self._idle_until(min(due, until))
                 continue
             self._vm.trap_wfe = self.config.trap_wfe and bool(self.scheduler.queue)
@@ -227,10 +229,6 @@ class Vm:
         return min(due, self._events[0][0]) if self._events else due
 
     def _idle_until(self, time: int) -> None:
-        if time >= _NEVER:
-            raise GuestStalled(
-                "every VCPU sleeps or is off, and nothing is left that could wake one"
-            )
         quantum = self.config.quantum_ns
         self._edge.value = (-(-time // quantum) + 1) * quantum
 

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* VCPU 0 changes code and page tables that VCPU 1 has used; IC and TLBI must reach VCPU 1. */
+#include "guest.h"
+
+#define GIB 0x40000000ul
+#define NORMAL_BLOCK (1ul | 1 << 10 | 1 << 2 | 3 << 8)
+
+extern u64 page_table[];
+static u64 table[512] ALIGNED(4096);
+static u32 code[16] ALIGNED(64);	/* written here, executed through an alias */
+static u32 turn, answers[4], values[4];
+
+enum { MOV_W0 = 0x52800000, RET = 0xd65f03c0 };
+
+static void write_code(u32 result)
+{
+	code[0] = MOV_W0 | result << 5;
+	code[1] = RET;
+	asm volatile("dc cvau, %0\n\tdsb ish\n\tic ivau, %1\n\tdsb ish\n\tisb"
+		     : : "r"(code), "r"((u64)code - GIB + 2 * GIB) : "memory");
+}
+
+/* 3 GiB upwards show RAM: from its start, or 16 MiB further on. */
+static void map_alias(u64 from)
+{
+	table[0] = from | NORMAL_BLOCK | 3ul << 53;
+	asm volatile("dsb ishst\n\ttlbi vmalle1is\n\tdsb ish\n\tisb" : : : "memory");
+}
+
+static void second(u32 cpu)
+{
+	u32 (*run)(void) = (u32 (*)(void))((u64)code - GIB + 2 * GIB);
+	volatile u32 *alias = (u32 *)(3 * GIB);
+
+	(void)cpu;
+	for (u32 i = 0; i < 4; i++) {
+		while (load_acquire(&turn) != 2 * i + 1)
+			cpu_relax();
+		asm volatile("isb");
+		answers[i] = run();
+		values[i] = *alias;
+		store_release(&turn, 2 * i + 2);
+	}
+}
+
+void main(void)
+{
+	volatile u32 *ram = (u32 *)board.ram;
+
+	page_table[2] = GIB | NORMAL_BLOCK | 1 << 7;		/* read-only, executable */
+	page_table[3] = (u64)table | 3;
+	asm volatile("dsb ish\n\tisb");
+	gic_init(0);
+	ram[0] = 100;
+	ram[0x1000000 / 4] = 200; /* 16 MiB on: free */
+	cpu_on(1, second);
+	for (u32 i = 0; i < 4; i++) {
+		write_code(i + 1);
+		map_alias(GIB + (i & 1) * 0x1000000);
+		store_release(&turn, 2 * i + 1);
+		while (load_acquire(&turn) != 2 * i + 2)
+			cpu_relax();
+	}
+	for (u32 i = 0; i < 4; i++)
+		print("%u %u ", answers[i], values[i]);
+	print("\n");
+	system_off();
+}
