@@ -91,6 +91,8 @@ struct vm {
 	struct vcpu **vcpus;
 	uint32_t count;
 	uint32_t trap_wfe;	/* VCPUs are waiting for a CPU */
+	uint32_t can_yield;	/* one of them may be yielded to */
+	uint32_t exit_ns;
 	uint32_t exception_ns, maintenance_ns;
 	uint32_t exception_offset; /* of the syndrome, inside what uc_context_save() wrote */
 	uint64_t running;	/* 1 + index of the VCPU being stepped, for the post-mortem */
@@ -315,10 +317,12 @@ static void on_block(uc_engine *uc, uint64_t pc, uint32_t size, struct vcpu *v)
 	}
 	if (v->wfe) {
 		v->wfe = 0;
-		if (v->vm->trap_wfe) {
+		if (v->vm->trap_wfe && v->vm->can_yield) {
 			leave(v, EXIT_WFE);
 			return;
 		}
+		if (v->vm->trap_wfe) /* it traps all the same, for nothing */
+			v->time += v->vm->exit_ns;
 	}
 	if (v->time >= v->stop || pc & 3 || (v->line && interrupt_due(v))) {
 		leave(v, EXIT_EDGE);
@@ -634,7 +638,8 @@ EXPORT void vcpu_set_sysreg(struct vcpu *v, uint32_t key, uint64_t value)
 	set_sysreg(v, key, value);
 }
 
-EXPORT uint32_t vcpu_size(void)
+/* Of the structures that Python restates. */
+EXPORT uint64_t layout(void)
 {
-	return sizeof(struct vcpu);
+	return (uint64_t)sizeof(struct vcpu) << 32 | sizeof(struct vm);
 }

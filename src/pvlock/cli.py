@@ -91,9 +91,7 @@ def cli() -> None:
     show_default=True,
     help="When a VCPU counts as preempted: off its CPU, or only if runnable.",
 )
-@click.option(
-    "--engine", type=click.Choice(engines.NAMES), default="auto", show_default=True
-)
+@click.option("--engine", type=click.Choice(engines.NAMES), default="auto", show_default=True)
 @click.option(
     "--cs",
     "cs_ns",

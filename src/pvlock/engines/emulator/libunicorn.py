@@ -75,7 +75,7 @@ def libvcpu() -> Any:
         ("vcpu_set_sysreg", None, [p, u32, u64]),
         ("vcpu_inject_abort", None, [p, c.c_int, u64]),
         ("vcpu_inject_undefined", None, [p]),
-        ("vcpu_size", u32, []),
+        ("layout", u64, []),
     ):
         function = getattr(lib, name)
         function.restype, function.argtypes = result, arguments

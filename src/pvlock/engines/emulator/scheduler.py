@@ -156,11 +156,8 @@ class Scheduler:
         now = self.cpus.clock(cpu)
         mine = self.tasks[me]
         mine.in_spin_loop = True
-        for step in range(1, self.vcpus + 1):
-            vcpu = (self._boosted + step) % self.vcpus
+        for vcpu in sorted(self.candidates(), key=self._steps_after_boosted):
             task = self.tasks[vcpu]
-            if task.place is not Place.QUEUED or not task.preempted:
-                continue
             if task.in_spin_loop:
                 task.eligible = not task.eligible
                 if task.eligible:
@@ -174,6 +171,13 @@ class Scheduler:
             self._put(cpu, self.queue.popleft(), now, left)
             return
         mine.in_spin_loop = False
+
+    def candidates(self) -> list[int]:
+        """Return the VCPUs that a directed yield may go to: runnable, but preempted."""
+        return [vcpu for vcpu in self.queue if self.tasks[vcpu].preempted]
+
+    def _steps_after_boosted(self, vcpu: int) -> int:
+        return (vcpu - self._boosted - 1) % self.vcpus
 
     def account(self, now: int) -> None:
         """Bring `running_ns` and `queued_ns` of every VCPU up to `now`."""

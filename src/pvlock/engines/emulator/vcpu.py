@@ -83,6 +83,8 @@ class VmState(c.Structure):
         ("vcpus", c.c_void_p),
         ("count", c.c_uint32),
         ("trap_wfe", c.c_uint32),
+        ("can_yield", c.c_uint32),
+        ("exit_ns", c.c_uint32),
         ("exception_ns", c.c_uint32),
         ("maintenance_ns", c.c_uint32),
         ("exception_offset", c.c_uint32),
