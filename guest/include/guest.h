@@ -101,6 +101,14 @@ static inline void wait_while_zero(const u32 *word)
 		     : "=&r"(seen) : "Q"(*word) : "memory");
 }
 
+static inline void wait_while_equal(const u32 *word, u32 value)
+{
+	u32 seen;
+
+	asm volatile("sevl\n\twfe\n\tldxr %w0, %1\n\teor %w0, %w0, %w2\n\tcbnz %w0, 1f\n\twfe\n1:"
+		     : "=&r"(seen) : "Q"(*word), "r"(value) : "memory");
+}
+
 /* ---- words that VCPUs share ---- */
 #define load(p) __atomic_load_n(p, __ATOMIC_RELAXED)
 #define load_acquire(p) __atomic_load_n(p, __ATOMIC_ACQUIRE)
@@ -114,11 +122,18 @@ static inline void wait_while_zero(const u32 *word)
 					    __ATOMIC_RELAXED);                            \
 	})
 
+/* ---- spinning in a queue, as long as that makes sense: queue.c ---- */
+struct queue {
+	struct node *tail;
+} ALIGNED(CACHE_LINE);
+bool queue_enter(struct queue *q, u32 cpu); /* true at the head, false: better sleep */
+void queue_leave(struct queue *q, u32 cpu);
+
 /* ---- console: console.c ---- */
 void print(const char *format, ...); /* %s, %u (u32), %lu, %lx (u64) */
 
 /* ---- between a payload and harness/workload.c ---- */
-void payload_lock(u32 cpu);
+bool payload_lock(u32 cpu);	/* true: nobody else can have it, not even to read */
 void payload_unlock(u32 cpu);
 extern const char payload_name[];
 void spin_begin(u32 cpu);	/* what is between these two counts as spinning */

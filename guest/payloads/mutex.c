@@ -8,97 +8,15 @@
  * sleep, the hypervisor gives their CPUs to others, the owner among them, and one waiter is woken
  * at each release. Without it the guest must assume that every owner runs.
  *
- * In front is an MCS queue, so that one waiter at a time watches the owner and the others each
- * watch a word of their own. A waiter in the queue whose predecessor is preempted leaves it.
+ * In front is an MCS queue (lib/queue.c), so that one waiter at a time watches the owner. A waiter
+ * in the queue whose predecessor is preempted leaves it, and sleeps too.
  *
- * As Linux: mutex_optimistic_spin() and osq_lock(), which waits by WFE; what is left out is the
- * hand-off to a waiter that starves.
+ * As Linux: mutex_optimistic_spin() and osq_lock(); what is left out is the hand-off to a waiter
+ * that starves.
  */
 #include "guest.h"
 
 const char payload_name[] = "mutex";
-
-/* ---- the queue of spinners ---- */
-
-struct node {
-	struct node *next, *prev;
-	u32 locked;
-	u32 cpu;
-} ALIGNED(CACHE_LINE);
-
-static struct node nodes[MAX_VCPUS];
-static struct node *tail ALIGNED(CACHE_LINE);
-
-/* Make `me` the end of the queue again, or find who stands behind it. */
-static struct node *successor(struct node *me, struct node *prev)
-{
-	for (;;) {
-		if (load(&tail) == me && cas(&tail, me, prev))
-			return NULL;
-		if (load(&me->next)) {
-			struct node *next = exchange(&me->next, NULL);
-
-			if (next)
-				return next;
-		}
-		cpu_relax();
-	}
-}
-
-/* Leave the queue from its middle; false if our turn came meanwhile. */
-static bool leave(struct node *me, struct node *prev)
-{
-	struct node *next;
-
-	for (;;) {
-		if (load(&prev->next) == me && cas(&prev->next, me, NULL))
-			break;
-		if (load_acquire(&me->locked))
-			return false;
-		cpu_relax();
-		prev = load(&me->prev); /* it may be leaving too */
-	}
-	next = successor(me, prev);
-	if (next) {
-		store(&next->prev, prev);
-		store_release(&prev->next, next);
-	}
-	return true;
-}
-
-static bool queue_enter(u32 cpu)
-{
-	struct node *me = &nodes[cpu], *prev;
-
-	me->next = NULL;
-	me->cpu = cpu;
-	store(&me->locked, 0);
-	prev = exchange(&tail, me);
-	if (!prev)
-		return true;
-	store(&me->prev, prev);
-	store_release(&prev->next, me);
-	while (!load_acquire(&me->locked)) {
-		/* prev may change under us; its CPU is what counts */
-		if (vcpu_is_preempted(load(&me->prev)->cpu) && leave(me, load(&me->prev)))
-			return false;
-		wait_while_zero(&me->locked);
-	}
-	return true;
-}
-
-static void queue_leave(u32 cpu)
-{
-	struct node *me = &nodes[cpu], *next;
-
-	if (cas(&tail, me, NULL))
-		return;
-	next = successor(me, NULL);
-	if (next)
-		store_release(&next->locked, 1);
-}
-
-/* ---- the mutex ---- */
 
 #define SLEEPERS 1ul
 #define OWNER(cpu) ((u64)((cpu) + 1) << 1)
@@ -110,6 +28,7 @@ struct sleeper {
 	u32 cpu;
 } ALIGNED(CACHE_LINE);
 
+static struct queue spinners;
 static u64 owner ALIGNED(CACHE_LINE); /* OWNER(cpu) or 0, and SLEEPERS */
 static u32 sleepers_lock ALIGNED(CACHE_LINE);
 static struct sleeper *first, **last = &first;
@@ -145,10 +64,10 @@ static bool spin(u32 cpu)
 
 	if (old & ~SLEEPERS && vcpu_is_preempted(CPU_OF(old)))
 		return false;
-	if (!queue_enter(cpu))
+	if (!queue_enter(&spinners, cpu))
 		return false;
 	locked = spin_on_owner(cpu);
-	queue_leave(cpu);
+	queue_leave(&spinners, cpu);
 	return locked;
 }
 
@@ -205,17 +124,18 @@ static void sleep(u32 cpu)
 	unlock_sleepers();
 }
 
-void payload_lock(u32 cpu)
+bool payload_lock(u32 cpu)
 {
 	bool locked;
 
 	if (cas(&owner, 0, OWNER(cpu)))
-		return;
+		return true;
 	spin_begin(cpu);
 	locked = spin(cpu);
 	spin_end(cpu);
 	if (!locked)
 		sleep(cpu);
+	return true;
 }
 
 void payload_unlock(u32 cpu)

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * The MCS queue in which waiters spin before a sleeping lock, after Linux's osq_lock(): each watches
+ * a word of its own, by WFE, and whoever is at the head watches the lock's owner. A waiter whose
+ * predecessor is preempted leaves, since its turn cannot come before that one runs again.
+ */
+#include "guest.h"
+
+struct node {
+	struct node *next, *prev;
+	u32 locked;
+	u32 cpu;
+} ALIGNED(CACHE_LINE);
+
+/* A VCPU is in one queue at a time. */
+static struct node nodes[MAX_VCPUS];
+
+/* Make `me` the end of the queue again, or find who stands behind it. */
+static struct node *successor(struct queue *q, struct node *me, struct node *prev)
+{
+	for (;;) {
+		if (load(&q->tail) == me && cas(&q->tail, me, prev))
+			return NULL;
+		if (load(&me->next)) {
+			struct node *next = exchange(&me->next, NULL);
+
+			if (next)
+				return next;
+		}
+		cpu_relax();
+	}
+}
+
+/* Leave the queue from its middle; false if our turn came meanwhile. */
+static bool leave(struct queue *q, struct node *me, struct node *prev)
+{
+	struct node *next;
+
+	for (;;) {
+		if (load(&prev->next) == me && cas(&prev->next, me, NULL))
+			break;
+		if (load_acquire(&me->locked))
+			return false;
+		cpu_relax();
+		prev = load(&me->prev); /* it may be leaving too */
+	}
+	next = successor(q, me, prev);
+	if (next) {
+		store(&next->prev, prev);
+		store_release(&prev->next, next);
+	}
+	return true;
+}
+
+bool queue_enter(struct queue *q, u32 cpu)
+{
+	struct node *me = &nodes[cpu], *prev;
+
+	me->next = NULL;
+	me->cpu = cpu;
+	store(&me->locked, 0);
+	prev = exchange(&q->tail, me);
+	if (!prev)
+		return true;
+	store(&me->prev, prev);
+	store_release(&prev->next, me);
+	while (!load_acquire(&me->locked)) {
+		/* prev may change under us; its CPU is what counts */
+		if (vcpu_is_preempted(load(&me->prev)->cpu) && leave(q, me, load(&me->prev)))
+			return false;
+		wait_while_zero(&me->locked);
+	}
+	return true;
+}
+
+void queue_leave(struct queue *q, u32 cpu)
+{
+	struct node *me = &nodes[cpu], *next;
+
+	if (cas(&q->tail, me, NULL))
+		return;
+	next = successor(q, me, NULL);
+	if (next)
+		store_release(&next->locked, 1);
+}

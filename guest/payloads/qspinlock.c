@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * qspinlock: an MCS queue in front of a lock word.
+ *
+ * Theory. Each waiter watches a word in its own node, and only the head of the queue watches the
+ * lock, so a release touches one cache line. The order is first come, first served: a preempted
+ * waiter stops all behind it. Without PV-lock every wait is by WFE, as Linux/arm64 does, where no
+ * paravirtual form exists. With it, after Linux's pv_wait_node() and pv_kick() for x86: a waiter
+ * whose predecessor is preempted, and the head when the owner is, stops spinning and sleeps until
+ * kicked by an SGI. Nobody overtakes it meanwhile: between kick and wake-up nobody has the lock.
+ */
+#include "guest.h"
+
+const char payload_name[] = "qspinlock";
+
+enum { SPINNING, ASLEEP };
+
+struct node {
+	struct node *next;
+	u32 first;	/* the predecessor says: you are the head now */
+	u32 kicked;	/* what a sleeper sleeps on */
+	u32 state;
+	u32 cpu;
+} ALIGNED(CACHE_LINE);
+
+static struct node nodes[MAX_VCPUS];
+static struct node *tail ALIGNED(CACHE_LINE);
+static u32 owner ALIGNED(CACHE_LINE);	/* 0, or the owner's number + 1 */
+static struct node *head;		/* who watches the lock, once it sleeps */
+
+/* Sleep until kicked, unless *word is (already) what `wanted` says: zero or not. */
+static void sleep_unless(struct node *me, const u32 *word, bool zero)
+{
+	store(&me->kicked, 0);
+	exchange(&me->state, ASLEEP);
+	if (!load_acquire(word) != zero) {
+		spin_end(me->cpu);
+		count_sleep(me->cpu);
+		sleep_until(&me->kicked);
+		spin_begin(me->cpu);
+	}
+	store(&me->state, SPINNING);
+}
+
+static void kick(struct node *waiter)
+{
+	if (exchange(&waiter->state, SPINNING) != ASLEEP)
+		return;
+	store_release(&waiter->kicked, 1);
+	wake(waiter->cpu);
+}
+
+static void wait_for_turn(struct node *me, u32 prev)
+{
+	while (!load_acquire(&me->first)) {
+		if (!has_pvlock())
+			wait_while_zero(&me->first);
+		else if (vcpu_is_preempted(prev))
+			sleep_unless(me, &me->first, false);
+		else
+			cpu_relax();
+	}
+}
+
+static void wait_for_lock(struct node *me, u32 cpu)
+{
+	while (!cas(&owner, 0, cpu + 1)) {
+		u32 now = load(&owner);
+
+		if (!now)
+			continue;
+		if (!has_pvlock()) {
+			wait_while_equal(&owner, now);
+		} else if (vcpu_is_preempted(now - 1)) {
+			exchange(&head, me);
+			sleep_unless(me, &owner, true);
+			exchange(&head, NULL);
+		} else {
+			cpu_relax();
+		}
+	}
+}
+
+bool payload_lock(u32 cpu)
+{
+	struct node *me = &nodes[cpu], *prev;
+
+	if (!load(&tail) && cas(&owner, 0, cpu + 1))
+		return true;
+	spin_begin(cpu);
+	me->next = NULL;
+	me->cpu = cpu;
+	store(&me->first, 0);
+	store(&me->state, SPINNING);
+	prev = exchange(&tail, me);
+	if (prev) {
+		store_release(&prev->next, me);
+		wait_for_turn(me, prev->cpu);
+	}
+	wait_for_lock(me, cpu);
+	if (!cas(&tail, me, NULL)) {
+		struct node *next;
+
+		while (!(next = load_acquire(&me->next)))
+			cpu_relax();
+		exchange(&next->first, 1);
+		kick(next);
+	}
+	spin_end(cpu);
+	return true;
+}
+
+void payload_unlock(u32 cpu)
+{
+	struct node *waiter;
+
+	(void)cpu;
+	exchange(&owner, 0);
+	if (!has_pvlock())
+		return;
+	waiter = load_acquire(&head);
+	if (waiter)
+		kick(waiter);
+}

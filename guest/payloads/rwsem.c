@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * rwsem: many readers or one writer; who must wait long, sleeps. One in four turns here is a read.
+ *
+ * Theory. A writer that finds the lock with another writer spins while that one runs, as in a
+ * mutex, and PV-lock helps for the same reason. Readers have no single owner whose VCPU could be
+ * asked for: whoever waits for readers sleeps, with PV-lock or without, and so does every reader
+ * that has to wait. So the more reads, the less PV-lock can do.
+ *
+ * As Linux: rwsem_optimistic_spin() while writer-owned, with the queue of lib/queue.c; a release
+ * wakes the first sleeper, and if that is a reader, grants the lock to all readers in front.
+ */
+#include "guest.h"
+
+const char payload_name[] = "rwsem";
+
+enum { READS_IN_4 = 1 };
+
+#define SLEEPERS 1ul		/* somebody sleeps: nobody new gets in as a reader */
+#define WRITER 2ul
+#define READER 4ul		/* times the number of readers */
+
+struct sleeper {
+	struct sleeper *next;
+	u32 awake;
+	u32 cpu;
+	bool reads;
+} ALIGNED(CACHE_LINE);
+
+static struct queue spinners;
+static u64 count ALIGNED(CACHE_LINE);
+static u32 writer;		/* the owner's number, where WRITER is set */
+static u32 sleepers_lock ALIGNED(CACHE_LINE);
+static struct sleeper *first, **last = &first;
+static struct sleeper sleepers[MAX_VCPUS];
+static struct {
+	u64 random;
+	bool reads;
+} ALIGNED(CACHE_LINE) turns[MAX_VCPUS];
+
+static bool try_write(u32 cpu)
+{
+	u64 old = load(&count);
+
+	if (old & ~SLEEPERS || !cas(&count, old, old | WRITER))
+		return false;
+	store(&writer, cpu);
+	return true;
+}
+
+static bool try_read(void)
+{
+	u64 old = load(&count);
+
+	while (!(old & (SLEEPERS | WRITER))) {
+		if (cas(&count, old, old + READER))
+			return true;
+		old = load(&count);
+	}
+	return false;
+}
+
+/* Spin while a running writer has it; true with the lock. */
+static bool spin_on_writer(u32 cpu)
+{
+	for (;;) {
+		u64 old = load(&count);
+
+		if (!(old & ~SLEEPERS)) {
+			if (try_write(cpu))
+				return true;
+		} else if (!(old & WRITER) || vcpu_is_preempted(load(&writer))) {
+			return false;
+		}
+		cpu_relax();
+	}
+}
+
+static bool spin(u32 cpu)
+{
+	bool locked = false;
+
+	if (queue_enter(&spinners, cpu)) {
+		locked = spin_on_writer(cpu);
+		queue_leave(&spinners, cpu);
+	}
+	return locked;
+}
+
+static void lock_sleepers(void)
+{
+	while (exchange(&sleepers_lock, 1))
+		while (load(&sleepers_lock))
+			cpu_relax();
+}
+
+static void unlock_sleepers(void)
+{
+	store_release(&sleepers_lock, 0);
+}
+
+static void forget(struct sleeper *gone)
+{
+	struct sleeper **p = &first;
+
+	while (*p != gone)
+		p = &(*p)->next;
+	*p = gone->next;
+	if (!gone->next)
+		last = p;
+	if (!first)
+		__atomic_fetch_and(&count, ~SLEEPERS, __ATOMIC_RELAXED);
+}
+
+static void rouse(struct sleeper *s)
+{
+	u32 cpu = s->cpu;
+
+	store_release(&s->awake, 1);
+	wake(cpu);
+}
+
+/* With the list locked, and no writer: wake the first; readers in front get the lock here. */
+static void wake_first(void)
+{
+	if (first && !first->reads) {
+		if (!load(&first->awake))
+			rouse(first);
+		return;
+	}
+	while (first && first->reads) {
+		struct sleeper *s = first;
+
+		__atomic_fetch_add(&count, READER, __ATOMIC_RELAXED);
+		forget(s);
+		rouse(s);
+	}
+}
+
+static struct sleeper *enlist(u32 cpu, bool reads)
+{
+	struct sleeper *me = &sleepers[cpu];
+
+	me->cpu = cpu;
+	me->reads = reads;
+	me->next = NULL;
+	store(&me->awake, 0);
+	*last = me;
+	last = &me->next;
+	__atomic_fetch_or(&count, SLEEPERS, __ATOMIC_RELAXED);
+	return me;
+}
+
+static void sleep_to_read(u32 cpu)
+{
+	struct sleeper *me;
+
+	lock_sleepers();
+	me = enlist(cpu, true);
+	if (!(load(&count) & ~SLEEPERS)) /* it was released before we were on the list */
+		wake_first();
+	unlock_sleepers();
+	count_sleep(cpu);
+	sleep_until(&me->awake);
+}
+
+static void sleep_to_write(u32 cpu)
+{
+	struct sleeper *me;
+	bool locked;
+
+	lock_sleepers();
+	me = enlist(cpu, false);
+	while (!try_write(cpu)) {
+		store(&me->awake, 0);
+		unlock_sleepers();
+		count_sleep(cpu);
+		sleep_until(&me->awake);
+		spin_begin(cpu);
+		locked = spin_on_writer(cpu);
+		spin_end(cpu);
+		lock_sleepers();
+		if (locked)
+			break;
+	}
+	forget(me);
+	unlock_sleepers();
+}
+
+bool payload_lock(u32 cpu)
+{
+	bool locked;
+	u64 *r = &turns[cpu].random;
+
+	*r = (*r ? *r : cpu + 1) * 6364136223846793005ul + 1442695040888963407ul;
+	turns[cpu].reads = *r >> 62 < READS_IN_4;
+	if (turns[cpu].reads) {
+		if (!try_read())
+			sleep_to_read(cpu);
+		return false;
+	}
+	if (try_write(cpu))
+		return true;
+	spin_begin(cpu);
+	locked = spin(cpu);
+	spin_end(cpu);
+	if (!locked)
+		sleep_to_write(cpu);
+	return true;
+}
+
+void payload_unlock(u32 cpu)
+{
+	u64 left = turns[cpu].reads ? __atomic_sub_fetch(&count, READER, __ATOMIC_ACQ_REL)
+				    : __atomic_and_fetch(&count, ~WRITER, __ATOMIC_ACQ_REL);
+
+	if (left != SLEEPERS)
+		return;
+	lock_sleepers();
+	if (!(load(&count) & ~SLEEPERS))
+		wake_first();
+	unlock_sleepers();
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * ticket: a fair spinlock. Not Linux's: arm64 had ticket locks until 4.18, but without the word that
+ * says who the owner is, and never a paravirtual form.
+ *
+ * Theory. Waiters are served in the order of their tickets, so one preempted waiter stops all
+ * behind it as surely as a preempted owner does, and fairness makes overcommitment worse. Without
+ * PV-lock a waiter waits by WFE until its ticket is called. With it a waiter gives its CPU away
+ * when the owner, or the next in turn, is preempted: it sleeps, and whoever calls its ticket wakes
+ * it by an SGI. Between its call and its wake-up nobody has the lock: that is the price.
+ */
+#include "guest.h"
+
+const char payload_name[] = "ticket";
+
+static u32 next ALIGNED(CACHE_LINE), serving ALIGNED(CACHE_LINE);
+static u32 owner_cpu;
+
+/* By ticket, modulo: who waits with it, and whether that VCPU sleeps. */
+static struct slot {
+	u32 called;	/* what a sleeper sleeps on */
+	u32 cpu;
+	u32 asleep;
+} ALIGNED(CACHE_LINE) slots[MAX_VCPUS];
+
+static void wait_plain(u32 ticket)
+{
+	for (;;) {
+		u32 now = load_acquire(&serving);
+
+		if (now == ticket)
+			return;
+		wait_while_equal(&serving, now);
+	}
+}
+
+static void wait_pv(u32 cpu, u32 ticket)
+{
+	struct slot *me = &slots[ticket % MAX_VCPUS];
+
+	while (load_acquire(&serving) != ticket) {
+		if (!vcpu_is_preempted(load(&owner_cpu))) {
+			cpu_relax();
+			continue;
+		}
+		store(&me->called, 0);
+		exchange(&me->asleep, 1);
+		/* Called meanwhile? Then nobody wakes us. */
+		if (load_acquire(&serving) != ticket) {
+			spin_end(cpu);
+			count_sleep(cpu);
+			sleep_until(&me->called);
+			spin_begin(cpu);
+		}
+		exchange(&me->asleep, 0);
+	}
+}
+
+bool payload_lock(u32 cpu)
+{
+	u32 ticket = __atomic_fetch_add(&next, 1, __ATOMIC_ACQ_REL);
+
+	store(&slots[ticket % MAX_VCPUS].cpu, cpu);
+	if (load_acquire(&serving) != ticket) {
+		spin_begin(cpu);
+		if (has_pvlock())
+			wait_pv(cpu, ticket);
+		else
+			wait_plain(ticket);
+		spin_end(cpu);
+	}
+	store(&owner_cpu, cpu);
+	return true;
+}
+
+void payload_unlock(u32 cpu)
+{
+	u32 ticket = load(&serving) + 1;
+	struct slot *called = &slots[ticket % MAX_VCPUS];
+
+	(void)cpu;
+	/* Until it says otherwise itself, the next in turn is who waiters should watch. */
+	if (load(&next) != ticket)
+		store(&owner_cpu, load(&called->cpu));
+	exchange(&serving, ticket);
+	if (has_pvlock() && load(&called->asleep)) {
+		store_release(&called->called, 1);
+		wake(load(&called->cpu));
+	}
+}
