@@ -139,8 +139,10 @@ def run(
     guest: str, json_to: str | None, no_pvlock: bool, append: str, wfe: str, policy: str,
     **options: Any,
 ) -> None:  # fmt: skip
-    """Run GUEST: a bundled workload (mutex) without PV-lock, with it and not overcommitted, or a
-    file (ELF or Linux Image) once, its console on the standard output.
+    """Run GUEST and show what PV-lock buys.
+
+    A bundled workload (mutex, rwsem, qspinlock, ticket, idle) runs without PV-lock, with it, and
+    not overcommitted. A file (ELF or Linux Image) runs once, its console on the standard output.
     """
     say = sys.stderr if json_to == "-" else sys.stdout
     chosen = engines.choose(options["engine"])
