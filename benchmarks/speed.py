@@ -6,6 +6,7 @@ goes to docs/benchmarks.md.
 """
 
 import argparse
+import importlib.metadata
 import os
 import platform
 import resource
@@ -16,9 +17,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import unicorn
 from unicorn import arm64_const as arm64
+from unicorn import unicorn_const as const
+from unicorn.unicorn_py3.unicorn import Uc, UcError
 
 from pvlock import __version__, fdt, image, memory_map, workload
 from pvlock.machine import Machine
@@ -73,10 +76,10 @@ def bare(guest: image.Image) -> float:
         uart_base=memory_map.UART_BASE, bootargs=f"turns={TURNS}",
     )  # fmt: skip
     memory.write(DTB, fdt.build(board), "device tree")
-    uc = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM)
+    uc: Any = Uc(const.UC_ARCH_ARM64, const.UC_MODE_ARM)
     uc.ctl_set_cpu_model(arm64.UC_CPU_ARM64_MAX)
     uc.ctl_exits_enabled(True)
-    uc.ctl_set_tlb_mode(unicorn.UC_TLB_CPU)
+    uc.ctl_set_tlb_mode(const.UC_TLB_CPU)
     uc.mem_map(memory_map.RAM_BASE, memory_map.RAM_SIZE)
     uc.mem_write(memory_map.RAM_BASE, memory.read(memory_map.RAM_BASE, 16 << 20, "copy"))
     uc.reg_write(arm64.UC_ARM64_REG_CP_REG, (*SCR_EL3, SCR_EL3_AARCH64))
@@ -84,9 +87,9 @@ def bare(guest: image.Image) -> float:
     start = time.perf_counter()
     try:
         uc.emu_start(loaded.entry, 0)
-    except unicorn.UcError as error:
+    except UcError as error:
         # The HVC at the end, which nobody handles.
-        assert error.errno == unicorn.UC_ERR_EXCEPTION, error
+        assert error.errno == const.UC_ERR_EXCEPTION, error
     taken = time.perf_counter() - start
     assert uc.mem_read(uc.reg_read(arm64.UC_ARM64_REG_PC), 4) == HVC
     memory.close()
@@ -136,7 +139,7 @@ def report() -> Iterator[str]:
     """Measure, line by line."""
     yield f"- CPU: {cpu_model()}, {os.cpu_count()} usable"
     yield f"- {platform.platform()}; Python {platform.python_version()}"
-    yield f"- pvlock {__version__}, Unicorn {unicorn.__version__}; median (range) of {RUNS} runs"
+    yield f"- pvlock {__version__}, Unicorn {importlib.metadata.version('unicorn')}; median (range) of {RUNS} runs"
     yield ""
     yield "## One VCPU: arithmetic, loads, stores, branches"
     yield ""

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from asm import assemble
 
+from asm import assemble
 from pvlock import Machine, SystemEvent, abi
 from pvlock.hypercall import Hypercalls
 from pvlock.workload import image_of

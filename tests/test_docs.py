@@ -5,6 +5,9 @@ In the order of the document, in a folder that looks like the clone: a block ```
 line that starts with "$ " and compares what it prints, where a line "..." stands for any lines; a
 block ```python runs, and what it prints is compared when "prints" and a block ```text follow; a
 block after <!-- file: NAME --> is saved as NAME. Other blocks are not run.
+
+When figures have moved for a good reason: `PVLOCK_UPDATE=1 pytest tests/test_docs.py` writes the new
+ones into the documents (then read them: the prose may name a figure too).
 """
 
 import os
@@ -67,6 +70,19 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return os.environ | {"PATH": path, "PYTHONPATH": str(ROOT / "src"), "PYTHONUTF8": "1"}
 
 
+def renewed(expected: str, printed: str) -> str:
+    """Return `expected` with each line, but for "...", as it is now printed: the likest in order."""
+    result, left = [], printed.splitlines()
+    skip = False
+    for line in expected.splitlines():
+        if line != "..." and left:
+            start = next((i for i, now in enumerate(left) if skip and now[:9] == line[:9]), 0)
+            line, left = left[start], left[start + 1 :]
+        skip = line == "..."
+        result.append(line)
+    return "".join(f"{line}\n" for line in result + ([] if skip else left))
+
+
 def pattern(expected: str) -> re.Pattern[str]:
     lines = (line.rstrip() for line in expected.splitlines())
     return re.compile("".join(r"(?:.*\n)*?" if x == "..." else re.escape(x) + "\n" for x in lines))
@@ -76,7 +92,8 @@ def pattern(expected: str) -> re.Pattern[str]:
 def test_what_is_shown_is_what_happens(
     name: str, tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    for step in steps(ROOT / name, tmp_path):
+    document = ROOT / name
+    for step in steps(document, tmp_path):
         done = subprocess.run(
             step.command,
             shell=isinstance(step.command, str),
@@ -91,7 +108,13 @@ def test_what_is_shown_is_what_happens(
         printed = "".join(line.rstrip() + "\n" for line in done.stdout.splitlines())
         where = f"{name}:{step.line}: {step.command}\n"
         assert isinstance(step.command, str) or done.returncode == 0, where + printed
-        if step.expected is not None:
+        if step.expected is not None and os.environ.get("PVLOCK_UPDATE"):
+            text = document.read_text(encoding="utf-8")
+            assert "Traceback" not in printed, where + printed
+            command = f"$ {step.command}\n" if isinstance(step.command, str) else ""
+            new = command + renewed(step.expected, printed)
+            document.write_text(text.replace(command + step.expected, new), encoding="utf-8")
+        elif step.expected is not None:
             assert pattern(step.expected).fullmatch(printed), where + printed
 
 

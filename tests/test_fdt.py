@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from pvlock import abi
 from pvlock.errors import ConfigError
-from pvlock.fdt import GICR_STRIDE, Board, build
+from pvlock.fdt import Board, build
+from pvlock.memory_map import GICR_STRIDE
 
 BOARD = Board(
     vcpus=3,

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvlock.engines.emulator import gic_cpu as icc
-from pvlock.engines.emulator.gic import GICD_SIZE, GICR_STRIDE, Gic
+from pvlock.engines.emulator.gic import Gic
 from pvlock.engines.emulator.gic_cpu import SPURIOUS, Key, Line
+from pvlock.memory_map import GICD_SIZE, GICR_STRIDE
 
 QUIET, IRQ, FIQ = Line(False, False), Line(True, False), Line(False, True)
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from asm import assemble
 
+from asm import assemble
 from pvlock import Machine, Placement, SystemEvent
 from pvlock.errors import ConfigError, GuestStalled, ImageError, MemoryAccessError, StateError
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What `preempted` says, and when (SPECIFICATION.md, section 6), on schedules where all is known."""
+"""What `preempted` says, and when (SPECIFICATION.md, section 6), on known schedules."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def test_flag_is_one_off_a_cpu(guest: Guest, policy: Policy) -> None:
     assert events[0][1] == (policy is Policy.SCHEDULED_OUT)
     # While the flag said 1 the VCPU did not get on.
     assert totals["ran-while-flagged"] == 0
-    for (_, flag, beats), (_, _, later) in zip(events, events[1:], strict=False):
+    for (_, flag, beats), (_, _, later) in itertools.pairwise(events):
         assert flag == 0 or beats == later
 
 

@@ -8,8 +8,8 @@ import fdt
 
 from pvlock import abi
 from pvlock.errors import ConfigError
+from pvlock.memory_map import GICR_STRIDE
 
-GICR_STRIDE = 0x2_0000
 UART_SPI = 1
 
 _VERSION = 17

@@ -24,11 +24,9 @@ from pvlock.engines.emulator.gic_cpu import (
     Key,
     Line,
 )
+from pvlock.memory_map import GICR_STRIDE
 
-GICD_SIZE: Final = 0x10000
-GICR_STRIDE: Final = 0x20000
-"""Bytes per redistributor: the RD_base frame, then the SGI_base frame."""
-_SGI_BASE: Final = 0x10000
+_SGI_BASE: Final = 0x10000  # of a redistributor, after its RD_base frame
 
 _SGIS: Final = 0x0000_FFFF
 _ALL: Final = 0xFFFF_FFFF

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Results on disk, one small file each, named by a hash of all that decides the result.
+
+So no run is ever done twice, a sweep that was killed goes on where it was, and a result of other
+code is never found.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from pvlock.errors import ConfigError
+from pvlock.sweep import code
+from pvlock.sweep.run import Measurement, Run
+
+
+def default_folder() -> Path:
+    """Return pvlock/sweep in the user's cache directory (XDG_CACHE_HOME)."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    folder = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
+    return folder / "pvlock" / "sweep"
+
+
+class Cache:
+    """A folder of results. Only results are kept: what failed may go well next time."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the folder, which is made if it is missing; raises ConfigError if it cannot be."""
+        self.folder = folder
+        self._code: dict[str, str] = {}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cache {folder}: {error.strerror}") from error
+
+    def code(self, guest: str) -> str:
+        """Return the fingerprint of the code that runs `guest`, as it was when first asked."""
+        if guest not in self._code:
+            self._code[guest] = code.fingerprint(guest)
+        return self._code[guest]
+
+    def key(self, run: Run) -> str:
+        """Return the name under which the result of `run` is kept: 64 hexadecimal digits."""
+        return hashlib.sha256(self._identity(run).encode()).hexdigest()
+
+    def get(self, run: Run) -> Measurement | None:
+        """Return the result of `run`; None if it is not there, or not whole."""
+        try:
+            return _measurement(json.loads(self._path(run).read_bytes())["result"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def put(self, run: Run, result: Measurement) -> None:
+        """Keep a result, all or nothing. Raises ConfigError when the folder cannot be written."""
+        path = self._path(run)
+        entry = {"run": json.loads(self._identity(run)), "result": asdict(result)}
+        try:
+            path.parent.mkdir(exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+                json.dump(entry, file, indent=1)
+            Path(file.name).replace(path)
+        except OSError as error:
+            raise ConfigError(f"cache {self.folder}: {error.strerror}") from error
+
+    def _path(self, run: Run) -> Path:
+        key = self.key(run)
+        return self.folder / key[:2] / f"{key}.json"
+
+    def _identity(self, run: Run) -> str:
+        facts = {**asdict(run), "code": self.code(run.settings.guest)}
+        return json.dumps(facts, sort_keys=True, separators=(",", ":"))
+
+
+def _measurement(raw: dict[str, Any]) -> Measurement:
+    """Return `raw` as a Measurement; ValueError, KeyError or TypeError where it is none."""
+    for field in fields(Measurement):
+        if type(raw[field.name]) is not field.type:
+            raise ValueError(field.name)
+    return Measurement(**raw)

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a result depends on besides the settings: the code that produced it."""
+
+import hashlib
+from importlib import metadata
+from pathlib import Path
+
+import pvlock
+from pvlock import workload
+
+_PACKAGE = Path(pvlock.__file__).parent
+_ABOVE = ("__main__.py", "cli*.py", "report.py", "sweep/*")
+"""What stands above workload.py: it shows results, and has no part in them."""
+
+
+def fingerprint(guest: str) -> str:
+    """Return a hash of all that a run of `guest` executes. Raises ConfigError for an unknown guest.
+
+    That is the guest's ELF file, the modules of the package up to workload.py, the emulator's
+    helper, and the versions of pvlock and Unicorn.
+    """
+    digest = hashlib.sha256()
+    parts = [pvlock.__version__.encode(), metadata.version("unicorn").encode()]
+    parts.append(workload.image_of(guest))
+    for path in sorted((*_PACKAGE.rglob("*.py"), *_PACKAGE.rglob("libvcpu.*"))):
+        name = path.relative_to(_PACKAGE)
+        if not any(name.full_match(p) if False else name.match(p) for p in _ABOVE):
+            parts += [name.as_posix().encode(), path.read_bytes()]
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where runs are done: on this machine's cores, or on the workers of a Dask cluster."""
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Protocol
+
+from pvlock.errors import PvlockError
+from pvlock.sweep.extra import load
+from pvlock.sweep.run import Outcome, Run, execute
+
+Job = tuple[Run, str]
+"""A run, and the fingerprint of the code that must do it."""
+
+_CONNECT_SECONDS = 10
+
+
+class Executor(Protocol):
+    """Does jobs, in any order and as many at a time as it likes."""
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Run, Outcome]]:
+        """Yield each run as it finishes; closing the iterator ends those that have not begun."""
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+class LocalExecutor:
+    """`jobs` machines at a time on this host; each is a process of its own (engine.py)."""
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs = jobs
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Run, Outcome]]:
+        """See Executor."""
+        stop = threading.Event()
+        pool = ThreadPoolExecutor(self._jobs)
+        try:
+            futures = {pool.submit(execute, run, code, stop.is_set): run for run, code in jobs}
+            for future in as_completed(futures):
+                outcome = future.result()
+                assert outcome is not None
+                yield futures.pop(future), outcome
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+class DaskExecutor:
+    """The workers of a Dask cluster; pvlock must be installed on each (extra "dask")."""
+
+    def __init__(self, address: str) -> None:
+        """Connect to the scheduler; raises PvlockError when it or its workers are not there."""
+        self._dask = load("distributed", "dask", "--scheduler")
+        try:
+            self._client = self._dask.Client(
+                address, timeout=_CONNECT_SECONDS, set_as_default=False
+            )
+        except (OSError, ValueError, TimeoutError) as error:
+            raise PvlockError(f"--scheduler {address}: {error}") from error
+        try:
+            self._client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
+        except TimeoutError as error:
+            self._client.close()
+            raise PvlockError(f"--scheduler {address}: it has no workers") from error
+        self._address = address
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Run, Outcome]]:
+        """See Executor."""
+        futures = {}
+        try:
+            for run, code in jobs:
+                futures[self._client.submit(execute, run, code, pure=False)] = run
+            for future in self._dask.as_completed(list(futures)):
+                yield futures[future], self._outcome(future)
+                del futures[future]
+        finally:
+            self._client.cancel(list(futures))
+            self._client.close()
+
+    def _outcome(self, future: object) -> Outcome: ...

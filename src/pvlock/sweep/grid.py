@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which cells a sweep has: the product of its axes, from a TOML file and the command line.
+
+A cell is a workload.Settings. Whatever is wrong with a grid is a ConfigError of one line.
+"""
+
+import itertools
+import math
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pvlock import workload
+from pvlock.abi import Policy
+from pvlock.errors import ConfigError
+from pvlock.memory_map import MAX_VCPUS
+from pvlock.workload import Settings
+
+MAX_CELLS = 100_000
+MAX_SEEDS = 10_000
+_HOUR = 3_600 * 10**9
+_UNITS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
+_TIME = re.compile(r"(\d{1,12}(?:\.\d{1,9})?) ?(ns|us|µs|ms|s)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A key of a grid: the field of Settings it sets, and how a value is checked.
+
+    `parse` takes a value as TOML has it and raises ValueError (its text says what is wanted).
+    """
+
+    name: str
+    field: str
+    parse: Callable[[object], Any]
+    default: str
+    help: str
+
+
+def _time(low: int, high: int = _HOUR) -> Callable[[object], int]:
+    def parse(value: object) -> int:
+        match = _TIME.fullmatch(value.strip()) if isinstance(value, str) else None
+        if match is None:
+            raise ValueError("not a time such as 100ms, 2us or 1.5s")
+        ns = round(float(match[1]) * _UNITS[match[2]])
+        if not low <= ns <= high:
+            raise ValueError(f"not between {low} ns and {high} ns")
+        return ns
+
+    return parse
+
+
+def _number(low: int, high: int) -> Callable[[object], int]:
+    def parse(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"not a whole number from {low} to {high}")
+        return value
+
+    return parse
+
+
+def _choice(values: Mapping[str, Any]) -> Callable[[object], Any]:
+    def parse(value: object) -> Any:
+        if not isinstance(value, str) or value not in values:
+            raise ValueError(f"not one of: {', '.join(values)}")
+        return values[value]
+
+    return parse
+
+
+def _guest(value: object) -> str:
+    return str(_choice({name: name for name in workload.names()})(value))
+
+
+AXES = (
+    Axis("guest", "guest", _guest, "mutex", "bundled workloads"),
+    Axis("vcpus", "vcpus", _number(1, MAX_VCPUS), "8", "VCPUs of the guest"),
+    Axis("pcpus", "pcpus", _number(1, MAX_VCPUS), "4", "CPUs that they share"),
+    Axis("slice", "slice_ns", _time(1_000), "3ms", "time slice of the host's scheduler"),
+    Axis("cs", "cs_ns", _time(0), "2us", "time in the critical section"),
+    Axis("think", "think_ns", _time(0), "8us", "mean time between two"),
+    Axis(
+        "policy", "policy", _choice({p.value: p for p in Policy}), "scheduled-out",
+        "when a VCPU counts as preempted: scheduled-out or preempted",
+    ),
+    Axis(
+        "wfe", "trap_wfe", _choice({"trap": True, "notrap": False}), "trap",
+        "does a waiting WFE give its CPU away: trap or notrap",
+    ),
+    Axis("duration", "duration_ns", _time(1_000), "30ms", "guest time of a run"),
+    Axis(
+        "quantum", "quantum_ns", _time(10, 1_000_000), "1us",
+        "how finely the emulated CPUs are interleaved",
+    ),
+    Axis("exit-cost", "exit_ns", _time(100, 1_000_000), "1us", "what leaving the guest costs"),
+    Axis("switch-cost", "switch_ns", _time(0, 1_000_000), "3us", "what a switch costs"),
+)  # fmt: skip
+SEEDS = Axis("seeds", "seed", _number(1, MAX_SEEDS), "5", "how many seeds: 1 to N")
+_BY_NAME = {axis.name: axis for axis in (*AXES, SEEDS)}
+
+Values = Mapping[str, object]
+"""The values of axes by name, as TOML has them: one, or a list."""
+
+
+def cells(file: Path | None, options: Mapping[str, list[str]]) -> list[Settings]:
+    """Return the cells of a grid file (if any) in its order, each once; `options` override it.
+
+    `options` has the texts of the command line by axis: comma lists that may repeat.
+    Raises ConfigError when the file or an option makes no sense, or there are too many cells.
+    """
+    given = {name: _from_texts(texts) for name, texts in options.items() if texts}
+    grids = [{**grid, **given} for grid in (_read(file) if file else [{}])]
+    where = f"{file}: " if file else ""
+    total, products = 0, []
+    for grid in grids:
+        axes = [_values(axis, grid, where if axis.name not in given else "--") for axis in AXES]
+        seeds = _values(SEEDS, grid, where if "seeds" not in given else "--")
+        if len(seeds) != 1:
+            raise ConfigError(f"{where}seeds: give one number, how many")
+        total += math.prod(map(len, axes)) * seeds[0]
+        products.append((axes, seeds[0]))
+        if total > MAX_CELLS:
+            raise ConfigError(f"{where}a grid of {total} cells or more; {MAX_CELLS} is the limit")
+    names = [axis.field for axis in AXES]
+    found = (
+        Settings(**dict(zip(names, values, strict=True)), seed=seed)
+        for axes, seeds in products
+        for values in itertools.product(*axes)
+        for seed in range(1, seeds + 1)
+    )
+    return list(dict.fromkeys(found))
+
+
+def _from_texts(texts: list[str]) -> list[object]:
+    """Split comma lists; what looks like a number is one."""
+    words = [word.strip() for text in texts for word in text.split(",")]
+    return [int(word) if re.fullmatch(r"\d{1,9}", word, re.ASCII) else word for word in words]
+
+
+def _values(axis: Axis, grid: Values, where: str) -> list[Any]:
+    given = grid.get(axis.name, _from_texts([axis.default]))
+    values = given if isinstance(given, list) else [given]
+    if not values:
+        raise ConfigError(f"{where}{axis.name}: an empty list, so the grid is empty")
+    parsed = []
+    for value in values:
+        try:
+            parsed.append(axis.parse(value))
+        except ValueError as error:
+            raise ConfigError(f"{where}{axis.name}: {_shown(value)} is {error}") from None
+    return list(dict.fromkeys(parsed))
+
+
+def _read(file: Path) -> list[Values]:
+    """Return the grids of a TOML file: its [[grid]] tables, each with the keys above them."""
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from error
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise ConfigError(f"{file}: not a TOML file: {error}") from error
+    tables = document.pop("grid", [{}])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ConfigError(f"{file}: grid: write [[grid]] tables")
+    if not tables:
+        raise ConfigError(f"{file}: no [[grid]] table in the list, so the grid is empty")
+    for key in {key for table in (document, *tables) for key in table}:
+        if key not in _BY_NAME:
+            known = ", ".join(_BY_NAME)
+            raise ConfigError(f"{file}: unknown key {_shown(key)}; there are: {known}, [[grid]]")
+    return [{**document, **table} for table in tables]
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:60] + "…"
