@@ -139,7 +139,8 @@ def report() -> Iterator[str]:
     """Measure, line by line."""
     yield f"- CPU: {cpu_model()}, {os.cpu_count()} usable"
     yield f"- {platform.platform()}; Python {platform.python_version()}"
-    yield f"- pvlock {__version__}, Unicorn {importlib.metadata.version('unicorn')}; median (range) of {RUNS} runs"
+    engine = f"Unicorn {importlib.metadata.version('unicorn')}"
+    yield f"- pvlock {__version__}, {engine}; median (range) of {RUNS} runs"
     yield ""
     yield "## One VCPU: arithmetic, loads, stores, branches"
     yield ""
@@ -163,7 +164,8 @@ def report() -> Iterator[str]:
     yield "| quantum | million instructions per second |"
     yield "| --- | --- |"
     for quantum_us in (1, 10):
-        yield f"| {quantum_us} µs | {median([mutex_rate(1000 * quantum_us) for _ in range(RUNS)])} |"
+        mutex = [mutex_rate(1000 * quantum_us) for _ in range(RUNS)]
+        yield f"| {quantum_us} µs | {median(mutex)} |"
     yield ""
     yield "## `mutex`, 128 VCPUs on 64 CPUs, 10 ms of guest time"
     yield ""

@@ -64,8 +64,8 @@ def test_registers_preserved() -> None:
             assert vcpu.get("sp") == 0x4242_0000
 
 
-def answers(path: Path, **options: bool) -> dict[str, int]:
-    with Machine(1, **options) as machine:
+def answers(path: Path, pvlock: bool = True, place: bool = True) -> dict[str, int]:
+    with Machine(1, pvlock=pvlock, place=place) as machine:
         machine.load(path)
         assert machine.run(10_000_000) is SystemEvent.OFF
         lines = [line.split() for line in machine.console.text.splitlines()]

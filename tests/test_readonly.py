@@ -13,26 +13,6 @@ KINDS = (
     *("LDADD", "STSET", "SWPAL", "CAS", "CASP"),
     *("SIMD-STR", "SIMD-STP", "SIMD-ST1", "SIMD-ST4", "DC-ZVA"),
 )
-    "STR",
-    "STRB",
-    "STUR",
-    "STR-post",
-    "STLR",
-    "STP",
-    "STNP",
-    "STXR",
-    "STLXP",
-    "LDADD",
-    "STSET",
-    "SWPAL",
-    "CAS",
-    "CASP",
-    "SIMD-STR",
-    "SIMD-STP",
-    "SIMD-ST1",
-    "SIMD-ST4",
-    "DC-ZVA",
-]
 DATA_ABORT_SAME_EL, EXTERNAL = 0x25, 0x10
 
 

@@ -8,21 +8,20 @@ code is never found.
 import hashlib
 import json
 import os
-import tempfile
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from pvlock.errors import ConfigError
 from pvlock.sweep import code
+from pvlock.sweep.files import replacing
 from pvlock.sweep.run import Measurement, Run
 
 
 def default_folder() -> Path:
     """Return pvlock/sweep in the user's cache directory (XDG_CACHE_HOME)."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    folder = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
-    return folder / "pvlock" / "sweep"
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "pvlock" / "sweep"
 
 
 class Cache:
@@ -47,28 +46,28 @@ class Cache:
         """Return the name under which the result of `run` is kept: 64 hexadecimal digits."""
         return hashlib.sha256(self._identity(run).encode()).hexdigest()
 
+    def path(self, run: Run) -> Path:
+        """Return the file in which the result of `run` is kept."""
+        key = self.key(run)
+        return self.folder / key[:2] / f"{key}.json"
+
     def get(self, run: Run) -> Measurement | None:
         """Return the result of `run`; None if it is not there, or not whole."""
         try:
-            return _measurement(json.loads(self._path(run).read_bytes())["result"])
+            return _measurement(json.loads(self.path(run).read_bytes())["result"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def put(self, run: Run, result: Measurement) -> None:
         """Keep a result, all or nothing. Raises ConfigError when the folder cannot be written."""
-        path = self._path(run)
+        path = self.path(run)
         entry = {"run": json.loads(self._identity(run)), "result": asdict(result)}
         try:
             path.parent.mkdir(exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-                json.dump(entry, file, indent=1)
-            Path(file.name).replace(path)
         except OSError as error:
             raise ConfigError(f"cache {self.folder}: {error.strerror}") from error
-
-    def _path(self, run: Run) -> Path:
-        key = self.key(run)
-        return self.folder / key[:2] / f"{key}.json"
+        with replacing(path) as file:
+            file.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
 
     def _identity(self, run: Run) -> str:
         facts = {**asdict(run), "code": self.code(run.settings.guest)}

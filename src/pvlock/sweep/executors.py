@@ -5,11 +5,11 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Protocol
+from typing import Any, Protocol
 
 from pvlock.errors import PvlockError
-from pvlock.sweep.extra import load
-from pvlock.sweep.run import Outcome, Run, execute
+from pvlock.sweep.files import load_extra
+from pvlock.sweep.run import Failure, Outcome, Run, execute
 
 Job = tuple[Run, str]
 """A run, and the fingerprint of the code that must do it."""
@@ -21,16 +21,16 @@ class Executor(Protocol):
     """Does jobs, in any order and as many at a time as it likes."""
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Run, Outcome]]:
-        """Yield each run as it finishes; closing the iterator ends those that have not begun."""
+        """Yield each run as it finishes; closing the iterator ends the others."""
 
 
 def cores() -> int:
     """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class LocalExecutor:
-    """`jobs` machines at a time on this host; each is a process of its own (engine.py)."""
+    """`jobs` machines at a time on this host. Threads do: each machine is a process of its own."""
 
     def __init__(self, jobs: int) -> None:
         self._jobs = jobs
@@ -44,42 +44,48 @@ class LocalExecutor:
             for future in as_completed(futures):
                 outcome = future.result()
                 assert outcome is not None
-                yield futures.pop(future), outcome
+                yield futures[future], outcome
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
 
 
 class DaskExecutor:
-    """The workers of a Dask cluster; pvlock must be installed on each (extra "dask")."""
+    """The workers of a Dask cluster; pvlock must be installed on each (extra `dask`)."""
 
     def __init__(self, address: str) -> None:
         """Connect to the scheduler; raises PvlockError when it or its workers are not there."""
-        self._dask = load("distributed", "dask", "--scheduler")
+        self._dask = load_extra("distributed", "dask", "--scheduler")
+        self._address = address
         try:
             self._client = self._dask.Client(
                 address, timeout=_CONNECT_SECONDS, set_as_default=False
             )
-        except (OSError, ValueError, TimeoutError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise PvlockError(f"--scheduler {address}: {error}") from error
         try:
             self._client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
         except TimeoutError as error:
             self._client.close()
             raise PvlockError(f"--scheduler {address}: it has no workers") from error
-        self._address = address
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Run, Outcome]]:
-        """See Executor."""
-        futures = {}
+        """See Executor; raises PvlockError when the scheduler is lost."""
+        futures = {self._client.submit(execute, *job, pure=False): job[0] for job in jobs}
         try:
-            for run, code in jobs:
-                futures[self._client.submit(execute, run, code, pure=False)] = run
-            for future in self._dask.as_completed(list(futures)):
-                yield futures[future], self._outcome(future)
-                del futures[future]
+            for future in self._dask.as_completed(list(futures), loop=self._client.loop):
+                yield futures.pop(future), self._outcome(future)
         finally:
             self._client.cancel(list(futures))
             self._client.close()
 
-    def _outcome(self, future: object) -> Outcome: ...
+    def _outcome(self, future: Any) -> Outcome:
+        if future.status == "finished":
+            outcome: Outcome = future.result()
+            return outcome
+        if future.status != "error":
+            raise PvlockError(f"--scheduler {self._address}: the connection was lost")
+        error = future.exception()
+        if isinstance(error, self._dask.KilledWorker):
+            return Failure("KilledWorker: every Dask worker that tried it died")
+        return Failure(" ".join(f"{type(error).__name__}: {error}".split()))
