@@ -806,6 +806,31 @@ def test_waiting_without_end_while_others_wait_for_a_cpu_runs_until_the_limit(
     assert run(guest, vcpus=4, pcpus=1, start_all=True).event is None
 
 
+@pytest.mark.parametrize("costs", [(1_000, 0, 100), (100_000, 3_000, 1_000), (MS, 0, 100)], ids=str)
+def test_no_vcpu_ever_sees_its_counter_go_back(costs: tuple[int, int, int]) -> None:
+    """A VCPU that moves to another CPU takes its time with it, however the CPUs' clocks differ."""
+    quantum_ns, switch_ns, exit_ns = costs
+    guest = """
+	mov x28, #0
+	mrs x1, cntvct_el0
+1:	mrs x2, cntvct_el0
+	cmp x1, x2
+	b.hi 2f
+	mov x1, x2
+	wfe
+	b 1b
+2:	sub x28, x1, x2
+	off
+"""
+    end = run(
+        assemble(guest), vcpus=3, pcpus=2, start_all=True, slice_ns=20_000, quantum_ns=quantum_ns,
+        switch_ns=switch_ns, exit_ns=exit_ns,
+    )  # fmt: skip
+    assert end.event is None
+    assert end.usage is not None
+    assert end.usage.switches > 10
+
+
 # ---- translation tables ----
 
 MMU_ON = """

@@ -177,6 +177,18 @@ def test_an_idle_cpu_that_is_ahead_does_not_go_back_in_time() -> None:
     assert host.cpus.deadlines == [700 + SLICE]
 
 
+def test_a_vcpu_never_starts_before_it_stopped() -> None:
+    """It moves from a CPU that is ahead to one that is behind."""
+    host = Host(3, 2)
+    host.wake_all()
+    host.cpus.clocks = [1_000, 400]
+    host.scheduler.slice_end(0)  # 0 was on its CPU up to 1000
+    host.scheduler.block(1)
+    assert host.cpus.vcpus == [2, 0]
+    assert host.cpus.clocks[1] >= 1_000
+    host.check()
+
+
 @pytest.mark.parametrize(
     ("leave", "place", "reason"),
     [("block", Place.BLOCKED, Reason.WFI), ("off", Place.OFF, Reason.OFF)],
@@ -447,6 +459,10 @@ class AnySkew(RuleBasedStateMachine):
         self.host.check()
         self.host.scheduler.account(min(self.host.cpus.clocks))
         self.host.check()
+        last = [0] * self.host.vcpus
+        for switch in self.host.history:
+            assert switch.time >= last[switch.vcpu], "a VCPU starts before it stopped"
+            last[switch.vcpu] = switch.time
 
 
 # ---- scripts ----

@@ -16,6 +16,7 @@ import click
 
 from pvlock import __version__, engines
 from pvlock.abi import Policy
+from pvlock.cli_sweep import sweep
 from pvlock.errors import ConfigError, EngineUnavailable, PvlockError
 
 if TYPE_CHECKING:
@@ -286,6 +287,9 @@ def _progress(stream: Any) -> Iterator[Callable[[str, float], None]]:
             live.update(bars[name], completed=share)
 
         yield update
+
+
+cli.add_command(sweep)
 
 
 def main() -> None:

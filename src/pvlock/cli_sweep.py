@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pvlock.sweep.grid import AXES, SEEDS, Axis
+
 if TYPE_CHECKING:
     from pvlock.sweep.executors import Executor
     from pvlock.sweep.plan import Plan
@@ -20,21 +22,177 @@ _INTERRUPTED = 130
 _LINE_SECONDS = 5.0
 _FILE = click.Path(path_type=Path)
 
-# What the options say is checked by sweep/grid.py, together with the file.
-_AXES = (
-    ("guest", "Bundled workloads.", "mutex"),
-    ("vcpus", "VCPUs of the guest.", "8"),
-    ("pcpus", "CPUs that they share.", "4"),
-    ("slice", "Time slice of the host's scheduler.", "3ms"),
-    ("cs", "Time in the critical section.", "2us"),
-    ("think", "Mean time between two.", "8us"),
-    ("policy", "When a VCPU counts as preempted: scheduled-out, preempted.", "scheduled-out"),
-    ("wfe", "Does a waiting WFE give its CPU away: trap, notrap.", "trap"),
-    ("duration", "Guest time of a run.", "30ms"),
-    ("quantum", "How finely the emulated CPUs are interleaved.", "1us"),
-    ("exit-cost", "What leaving the guest costs it.", "1us"),
-    ("switch-cost", "What putting another VCPU on a CPU costs.", "3us"),
-    ("seeds", "How many seeds: 1 to N.", "5"),
+
+def _axis_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add an option for each axis; grid.py checks the values, together with the file's."""
+    for axis in reversed((*AXES, SEEDS)):
+        help_ = f"{axis.help[0].upper()}{axis.help[1:]}.  [default: {axis.default}]"
+        command = click.option(
+            f"--{axis.name}", _parameter(axis), multiple=True, metavar="LIST", help=help_
+        )(command)
+    return command
+
+
+def _parameter(axis: Axis) -> str:
+    return f"axis_{axis.name.replace('-', '_')}"
+
+
+@click.command()
+@click.argument("grid", required=False, type=_FILE)
+@_axis_options
+@click.option(
+    "--out",
+    multiple=True,
+    type=_FILE,
+    metavar="FILE",
+    help="Write every cell (.csv, .parquet, .json), or the table (.md).",
 )
+@click.option(
+    "--figure",
+    multiple=True,
+    type=_FILE,
+    metavar="FILE",
+    help="Draw the gain as heat maps (.png, .svg).",
+)
+@click.option(
+    "--bars",
+    multiple=True,
+    type=_FILE,
+    metavar="FILE",
+    help="Draw the throughput as bars with ranges (.png, .svg).",
+)
+@click.option("--jobs", type=click.IntRange(1, 1024), help="Machines at a time.  [default: cores]")
+@click.option("--scheduler", metavar="ADDRESS", help="Run on a Dask cluster: tcp://HOST:PORT.")
+@click.option(
+    "--cache",
+    type=_FILE,
+    metavar="DIR",
+    help="Where results are kept.  [default: ~/.cache/pvlock/sweep]",
+)
+def sweep(
+    grid: Path | None, out: tuple[Path, ...], figure: tuple[Path, ...], bars: tuple[Path, ...],
+    jobs: int | None, scheduler: str | None, cache: Path | None, **axes: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Run a grid of workloads, each cell without PV-lock, with it and not overcommitted.
+
+    GRID is a TOML file. Options override it, take lists (1ms,3ms) and may repeat. Results are kept:
+    the same command goes on where it was interrupted, and no run is done twice.
+    """
+    from pvlock.sweep import figures, files
+    from pvlock.sweep.cache import Cache, default_folder
+    from pvlock.sweep.executors import DaskExecutor, LocalExecutor, cores
+    from pvlock.sweep.grid import cells as cells_of
+    from pvlock.sweep.plan import Plan
+    from pvlock.sweep.results import collect
+
+    options = {axis.name: axes[_parameter(axis)] for axis in (*AXES, SEEDS)}
+    cells = cells_of(grid, options)
+    for path in out:
+        files.check(path, "--out", tuple(files.FORMATS))
+    for option, paths in (("--figure", figure), ("--bars", bars)):
+        for path in paths:
+            figures.check(path, option)
+    plan = Plan(cells, Cache(cache or default_folder()))
+    known = len(plan.outcomes)
+    _say(f"{len(cells)} cells need {known + len(plan.missing)} runs; {known} are known")
+    if plan.missing:
+        executor: Executor = (
+            DaskExecutor(scheduler) if scheduler else LocalExecutor(jobs or cores())
+        )
+        _carry_out(plan, executor)
+    results = collect(cells, plan.outcomes)
+    for path in out:
+        files.write(path, results)
+    written = [*out, *figures.heat_maps(figure, results), *figures.bars(bars, results)]
+    _print_table(results)
+    for path in written:
+        _say(f"wrote {path}")
+    failed = [result for result in results if result.error]
+    if failed:
+        _say(f"{len(failed)} of {len(cells)} cells failed, the first: {failed[0].error}")
+        sys.exit(1)
 
 
+def _carry_out(plan: "Plan", executor: "Executor") -> None:
+    """Do the runs, showing progress; Ctrl-C says how to go on."""
+    try:
+        with _progress(plan) as done:
+            plan.carry_out(executor, done)
+    except KeyboardInterrupt:
+        total = len(plan.outcomes) + len(plan.missing)
+        _say(
+            f"interrupted; {len(plan.outcomes)} of {total} runs are done and kept. "
+            "The same command goes on from there."
+        )
+        sys.exit(_INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _progress(plan: "Plan") -> Iterator[Callable[["Run", "Outcome"], None]]:
+    """Show how far the sweep is, on stderr: live on a terminal, else a line now and then."""
+    from pvlock.sweep.plan import Estimate
+    from pvlock.sweep.run import Failure
+
+    estimate, total = Estimate(plan.missing), len(plan.missing)
+
+    def state() -> str:
+        return f"{total - len(plan.missing)} of {total} runs, {_left(estimate.seconds_left)}"
+
+    def note(run: "Run", outcome: "Outcome", show: Callable[[str], Any]) -> None:
+        estimate.add(run)
+        if isinstance(outcome, Failure):
+            show(f"pvlock: a run of {run.settings.guest} failed: {outcome.reason}")
+
+    if not sys.stderr.isatty():
+        last = time.monotonic()
+
+        def plain(run: "Run", outcome: "Outcome") -> None:
+            nonlocal last
+            note(run, outcome, lambda text: print(text, file=sys.stderr, flush=True))
+            if time.monotonic() - last >= _LINE_SECONDS:
+                last = time.monotonic()
+                _say(state())
+
+        yield plain
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as live:
+        bar = live.add_task(state(), total=1.0)
+
+        def update(run: "Run", outcome: "Outcome") -> None:
+            note(run, outcome, lambda text: live.console.print(text, markup=False, highlight=False))
+            live.update(bar, completed=estimate.share, description=state())
+
+        yield update
+
+
+def _left(seconds: float | None) -> str:
+    if seconds is None:
+        return "no estimate yet"
+    minutes = round(seconds / 60)
+    return f"about {minutes} min left" if minutes >= 2 else f"about {seconds:.0f} s left"
+
+
+def _print_table(results: "Sequence[CellResult]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from pvlock.sweep.results import grouped, summary
+
+    common, titles, lines = summary(grouped(results))
+    table = Table(box=None, pad_edge=False)
+    for title in titles:
+        table.add_column(title, justify="left" if title in ("", "guest") else "right")
+    for line in lines:
+        table.add_row(*line)
+    terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else 160, highlight=False, markup=False)
+    console.print(table)
+    console.print(f"\nIn all: {common}.", soft_wrap=True)
+
+
+def _say(text: str) -> None:
+    print(f"pvlock: {text}", file=sys.stderr, flush=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from pvlock.errors import ConfigError
 from pvlock.sweep import code
-from pvlock.sweep.files import replacing
+from pvlock.sweep.common import replacing
 from pvlock.sweep.run import Measurement, Run
 
 

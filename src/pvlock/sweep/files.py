@@ -4,47 +4,18 @@
 The same results are the same bytes. A file is written whole or not at all.
 """
 
-import contextlib
 import csv
-import importlib
 import io
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pvlock import __version__
 from pvlock.errors import ConfigError
+from pvlock.sweep.common import load_extra, replacing
 from pvlock.sweep.results import CellResult, Row, cell_row, group_row, grouped, summary
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a file to write that becomes `path` when the block ends well. Raises ConfigError."""
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        try:
-            yield Path(name)
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        finally:
-            Path(name).unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from error
-
-
-def load_extra(module: str, extra: str, needed_for: str) -> Any:
-    """Import an optional library. Raises ConfigError that says how to install it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        raise ConfigError(
-            f"{needed_for} needs {package}, which is not installed: pip install 'pvlock[{extra}]'"
-        ) from error
 
 
 def check(path: Path, option: str, suffixes: Sequence[str]) -> None:
@@ -88,9 +59,9 @@ def _parquet(file: Path, results: Sequence[CellResult]) -> None:
 
 
 def _arrow_type(arrow: Any, rows: Sequence[Row], column: str) -> Any:
-    """The type of a column: of its values, as far as there are any."""
-    kinds = {type(row[column]) for row in rows} - {type(None)}
-    return {str: arrow.string(), int: arrow.int64()}.get(*kinds, arrow.float64())
+    """Return the type of a column: that of its values, where there are any."""
+    kind = next((type(row[column]) for row in rows if row[column] is not None), float)
+    return {str: arrow.string(), int: arrow.int64(), float: arrow.float64()}[kind]
 
 
 def _markdown(file: Path, results: Sequence[CellResult]) -> None:

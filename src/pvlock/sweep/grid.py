@@ -8,7 +8,7 @@ import itertools
 import math
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,7 @@ Values = Mapping[str, object]
 """The values of axes by name, as TOML has them: one, or a list."""
 
 
-def cells(file: Path | None, options: Mapping[str, list[str]]) -> list[Settings]:
+def cells(file: Path | None, options: Mapping[str, Sequence[str]]) -> list[Settings]:
     """Return the cells of a grid file (if any) in its order, each once; `options` override it.
 
     `options` has the texts of the command line by axis: comma lists that may repeat.
@@ -134,7 +134,7 @@ def cells(file: Path | None, options: Mapping[str, list[str]]) -> list[Settings]
     return list(dict.fromkeys(found))
 
 
-def _from_texts(texts: list[str]) -> list[object]:
+def _from_texts(texts: Sequence[str]) -> list[object]:
     """Split comma lists; what looks like a number is one."""
     words = [word.strip() for text in texts for word in text.split(",")]
     return [int(word) if re.fullmatch(r"\d{1,9}", word, re.ASCII) else word for word in words]

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Results as pictures (PNG, SVG), by matplotlib: which files there are, and how they look.
+
+One picture has one policy, duration and so on. Where a sweep has several, there is a file for each,
+named after them: gain.png becomes gain-preempted.png. The same results are the same bytes.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pvlock import report
+from pvlock.sweep import files
+from pvlock.sweep.bars import draw as draw_bars
+from pvlock.sweep.common import load_extra, replacing
+from pvlock.sweep.heat_map import draw as draw_heat_map
+from pvlock.sweep.results import CellResult, Group, grouped, setting_columns, shown
+
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "pvlock",
+}
+_DPI = 150
+_EVERYWHERE = {"guest", "wfe", "cs_ns", "think_ns", "vcpus", "pcpus"}
+
+Draw = Callable[[Any, Sequence[Group], str], None]
+"""Draws groups into a matplotlib Figure; the text says what all of them have in common."""
+
+
+def check(path: Path, option: str) -> None:
+    """Refuse early a picture that could not be drawn later. Raises ConfigError."""
+    files.check(path, option, (".png", ".svg"))
+    load_extra("matplotlib", "plot", f"{option} {path}")
+
+
+def heat_maps(paths: Iterable[Path], results: Sequence[CellResult]) -> list[Path]:
+    """Draw the gain over overcommitment and critical section; return the files written."""
+    return _pictures(paths, results, draw_heat_map, _EVERYWHERE | {"slice_ns"})
+
+
+def bars(paths: Iterable[Path], results: Sequence[CellResult]) -> list[Path]:
+    """Draw the throughput of the three runs for each guest; return the files written."""
+    return _pictures(paths, results, draw_bars, _EVERYWHERE)
+
+
+def _pictures(
+    paths: Iterable[Path], results: Sequence[CellResult], draw: Draw, inside: set[str]
+) -> list[Path]:
+    """Write a file for each combination of the settings that are not `inside` a picture."""
+    groups = grouped(results)
+    settings = [setting_columns(group.settings) for group in groups]
+    outside = [column for column in settings[0] if column not in inside]
+    several = [column for column in outside if len({row[column] for row in settings}) > 1]
+    pages: dict[tuple[str, ...], list[Group]] = {}
+    for group, row in zip(groups, settings, strict=True):
+        key = tuple(shown(column, row[column])[1] for column in several)
+        pages.setdefault(key, []).append(group)
+    return [
+        _picture(path.with_name("-".join([path.stem, *map(_word, key)]) + path.suffix), page, draw)
+        for path in paths
+        for key, page in pages.items()
+    ]
+
+
+def _picture(path: Path, groups: Sequence[Group], draw: Draw) -> Path:
+    matplotlib = load_extra("matplotlib", "plot", str(path))
+    # A Figure of its own, not pyplot's: no state, no display, and always the same backend.
+    figure_class = load_extra("matplotlib.figure", "plot", str(path)).Figure
+    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+    with matplotlib.rc_context(_STYLE), replacing(path) as file:
+        figure = figure_class(layout="constrained", facecolor="white")
+        draw(figure, groups, _common(groups[0]))
+        figure.savefig(file, format=path.suffix[1:], dpi=_DPI, metadata=metadata)
+    return path
+
+
+def _common(group: Group) -> str:
+    cell, seeds = group.settings, len(group.cells)
+    return (
+        f"median and range of {seeds} seeds, {report.time(cell.duration_ns)} each; "
+        f"policy {cell.policy.value}; an exit costs {report.time(cell.exit_ns)}, "
+        f"a switch {report.time(cell.switch_ns)}"
+    )
+
+
+def _word(text: str) -> str:
+    return text.replace(" ", "").replace("µ", "u")
