@@ -238,6 +238,8 @@ def _writer(target: str | None) -> Iterator[Callable[[str], None]]:
         yield lambda text: print(text, end="", flush=True)
     else:
         path = Path(target)
+        if path.is_dir():
+            raise ConfigError(f"--json {target}: is a directory")
         try:
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         except OSError as error:

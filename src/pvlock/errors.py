@@ -39,7 +39,7 @@ class StateError(PvlockError):
 
     def __init__(self, what: str, actual: str, required: str) -> None:
         super().__init__(f"{what}: the machine is {actual}, must be {required}")
-        self.actual, self.required = actual, required
+        self.what, self.actual, self.required = what, actual, required
 
 
 class EngineError(PvlockError):

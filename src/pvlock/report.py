@@ -15,10 +15,12 @@ _NOISE = 0.005
 
 def time(ns: float) -> str:
     """Return a time in ns with the unit that suits it."""
+    # Round first: 999.9 ns is a microsecond.
+    ns = float(f"{ns:.3g}")
     for limit, unit, scale in ((1e3, "ns", 1), (1e6, "µs", 1e3), (1e9, "ms", 1e6)):
         if ns < limit:
-            return f"{ns / scale:.3g} {unit}"
-    return f"{ns / 1e9:.3g} s"
+            return f"{ns / scale:.10g} {unit}"
+    return f"{ns / 1e9:.10g} s"
 
 
 def table(comparison: Comparison) -> Table:

@@ -19,6 +19,8 @@ _STEPS = 100
 RUNS = ("without", "with", "baseline")
 """Without PV-lock, with it, and with it where there are as many CPUs as VCPUs."""
 
+_PRESENCE = {"present": True, "absent": False}
+
 Progress = Callable[[str, float], None]
 """Called with the name of a run and the share of its guest time that has passed, 0 to 1."""
 
@@ -215,19 +217,20 @@ def read(text: str) -> Report:
     """Take a workload guest's console apart. Raises EngineError where it is not complete."""
     words = [line.split() for line in text.splitlines()]
     facts = {line[0]: line[1] for line in words if len(line) == 2}
+    counts = [line[1:] for line in words if line[:1] == ["vcpu"]]
     try:
-        if words[-1] != ["end"]:
+        duration = int(facts["duration"])
+        if words[-1] != ["end"] or duration <= 0:
             raise ValueError
-        vcpus = tuple(
-            VcpuCounts(**{key: int(value) for key, value in zip(w[2::2], w[3::2], strict=True)})
-            for w in words
-            if w[0] == "vcpu"
-        )
+        if [int(number) for number, *_ in counts] != list(range(len(counts))):
+            raise ValueError
         return Report(
-            pvlock=facts["pvlock"] == "present",
-            stolen_time=facts["stolen-time"] == "present",
-            duration_ns=int(facts["duration"]),
-            vcpus=vcpus,
+            pvlock=_PRESENCE[facts["pvlock"]],
+            stolen_time=_PRESENCE[facts["stolen-time"]],
+            duration_ns=duration,
+            vcpus=tuple(
+                VcpuCounts(**dict(zip(w[1::2], map(int, w[2::2]), strict=True))) for w in counts
+            ),
             waits={int(w[1]): int(w[2]) for w in words if w[0] == "waits"},
         )
     except (IndexError, KeyError, TypeError, ValueError):

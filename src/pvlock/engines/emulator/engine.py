@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -36,6 +37,7 @@ class EmulatorEngine:
     def __init__(self, config: EngineConfig, slots: Sequence[MemorySlot]) -> None:
         """Start the worker; raises EngineError when it cannot create the machine."""
         self._state = anonymous_slot(0, state_size(config.vcpus), "vcpus")
+        self._last_words = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the worker lives
         ours, theirs = socket.socketpair()
         fds = [slot.fd for slot in (*slots, self._state) if slot.fd is not None]
         try:
@@ -43,19 +45,26 @@ class EmulatorEngine:
                 [sys.executable, "-P", "-m", __package__ + ".worker", str(theirs.fileno())],
                 pass_fds=[theirs.fileno(), *fds],
                 stdin=subprocess.DEVNULL,
+                # Unicorn prints before it aborts: that belongs into our error, not on a terminal.
+                stdout=self._last_words,
+                stderr=self._last_words,
                 # The same modules as ours, however this interpreter found them.
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         finally:
             theirs.close()
         self._channel: Channel | None = Channel(ours)
-        self._call(
-            {
-                "config": asdict(config) | {"script": _plain(config)},
-                "slots": [[s.base, s.size, s.readonly, s.fd] for s in slots],
-                "state_fd": self._state.fd,
-            }
-        )
+        try:
+            self._call(
+                {
+                    "config": asdict(config) | {"script": _plain(config)},
+                    "slots": [[s.base, s.size, s.readonly, s.fd] for s in slots],
+                    "state_fd": self._state.fd,
+                }
+            )
+        except BaseException:
+            self.close()
+            raise
 
     def start(self, vcpu: int, entry: int, x0: int) -> None:
         """See contract.Engine."""
@@ -102,6 +111,7 @@ class EmulatorEngine:
             self._channel = None
             self._process.kill()
             self._process.wait()
+            self._last_words.close()
             self._state.close()
 
     def _call(self, request: Any, handler: Handler | None = None) -> Any:
@@ -128,6 +138,9 @@ class EmulatorEngine:
             self._process.kill()
             code = self._process.wait()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        self._last_words.seek(0)
+        if words := self._last_words.read().decode("utf-8", "replace").split("\n"):
+            how += "".join(f": {line.strip()}" for line in words[-2:-1])
         raw = bytes(self._state.buffer[: c.sizeof(VmState)])
         running = VmState.from_buffer_copy(raw).running
         vcpu = pc = None

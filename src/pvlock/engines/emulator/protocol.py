@@ -40,6 +40,7 @@ class Channel:
 _CARRIED: dict[str, tuple[str, ...]] = {
     "GuestFault": ("vcpu", "pc", "reason"),
     "EngineUnavailable": ("engine", "capability", "remedy"),
+    "StateError": ("what", "actual", "required"),
 }
 
 

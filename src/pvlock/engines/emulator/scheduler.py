@@ -121,7 +121,7 @@ class Scheduler:
         task = self.tasks[vcpu]
         if task.place in (Place.RUNNING, Place.QUEUED):
             return
-        task.place, task.since = Place.QUEUED, now
+        task.place, task.since = Place.QUEUED, max(now, task.since)
         self.queue.append(vcpu)
         for cpu, running in enumerate(self.on):
             if running is None:
@@ -170,7 +170,7 @@ class Scheduler:
             self.queue.append(me)
             self._put(cpu, self.queue.popleft(), now, left)
             return
-        mine.in_spin_loop = False
+        mine.in_spin_loop = mine.eligible = False
 
     def candidates(self) -> list[int]:
         """Return the VCPUs that a directed yield may go to: runnable, but preempted."""
@@ -208,12 +208,12 @@ class Scheduler:
         self._put(cpu, self.queue.popleft(), now)
 
     def _put(self, cpu: int, vcpu: int, now: int, slice_ns: int | None = None) -> None:
-        # A CPU that had been idle may be behind the event that ends its idleness, or ahead of it.
-        now = max(now, self.cpus.clock(cpu)) + self.switch_ns
+        # CPUs' clocks differ by up to a quantum, but no VCPU's own time goes back.
         task = self.tasks[vcpu]
+        now = max(now, self.cpus.clock(cpu), task.since) + self.switch_ns
         self._account(task, max(now, task.since))
         task.place, task.cpu = Place.RUNNING, cpu
-        task.preempted = task.in_spin_loop = False
+        task.preempted = task.in_spin_loop = task.eligible = False
         self.on[cpu] = vcpu
         if slice_ns is None:
             slice_ns = self._first.pop(vcpu, self.slice_ns)
@@ -256,14 +256,17 @@ class ScriptedScheduler(Scheduler):
             self._switch_out(cpu, max(now, self.cpus.clock(cpu)), Place.QUEUED, Reason.SCRIPT)
             self.queue.append(queued)
         self._wanted[cpu] = vcpu
-        self._switch_in(cpu, now)
+        # The VCPU that lost this CPU may be the one that another CPU has been kept for.
+        for other in [cpu, *range(self.pcpus)]:
+            if self.on[other] is None:
+                self._switch_in(other, now)
 
     def wake(self, vcpu: int, now: int) -> None:
         """Make a VCPU runnable; it runs if the script has it on a CPU."""
         task = self.tasks[vcpu]
         if task.place in (Place.RUNNING, Place.QUEUED):
             return
-        task.place, task.since = Place.QUEUED, now
+        task.place, task.since = Place.QUEUED, max(now, task.since)
         self.queue.append(vcpu)
         if vcpu in self._wanted:
             self._switch_in(self._wanted.index(vcpu), now)

@@ -22,7 +22,7 @@ from pvlock.engines.emulator.gic import Gic
 from pvlock.engines.emulator.scheduler import Place, Scheduler, ScriptedScheduler, Switch
 from pvlock.engines.emulator.stage2 import Stage2
 from pvlock.engines.emulator.vcpu import CpuState, EmulatedVcpu, Exit, Mapping, VcpuState, VmState
-from pvlock.errors import EngineError, GuestStalled
+from pvlock.errors import EngineError, GuestStalled, StateError
 from pvlock.memory_map import PHYSICAL_TIMER_PPI, VIRTUAL_TIMER_PPI
 
 # Costs in ns that are not options, where an instruction costs 1 and a trap `exit_ns`: an exception
@@ -99,6 +99,7 @@ class Vm:
         self._stolen: dict[int, c.c_uint64] = {}
         self.events: list[tuple[int, int, Callable[[int], None]]] = []
         self._sequence = 0
+        self._starting: set[int] = set()
         self._timer_due: dict[tuple[int, int], int] = {}
         self.event: SystemEvent | None = None
         self.exits: Counter[str] = Counter()
@@ -109,12 +110,23 @@ class Vm:
     # -- what the parent may ask for --
 
     def start(self, vcpu: int, entry: int, x0: int) -> None:
-        """Let a VCPU run from `entry`; when exactly is up to the seed, unless scripted."""
+        """Let a VCPU run from `entry`; when exactly is up to the seed, unless scripted.
+
+        Raises StateError for one that is on.
+        """
+        if vcpu in self._starting or self.scheduler.tasks[vcpu].place is not Place.OFF:
+            raise StateError(f"start of VCPU {vcpu}", "running it already", "without it")
+        self._starting.add(vcpu)
+        self.psci.turn_on(vcpu)
         self.vcpus[vcpu].reset(entry, x0)
         self.gic.reset_vcpu(vcpu)
         self.timer_changed(vcpu)
         delay = 0 if self.config.script is not None else self._random.randrange(START_JITTER_NS)
-        self._at(self.now + delay, lambda now: self.scheduler.wake(vcpu, now))
+        self._at(self.now + delay, lambda now: self._started(vcpu, now))
+
+    def _started(self, vcpu: int, now: int) -> None:
+        self._starting.remove(vcpu)
+        self.scheduler.wake(vcpu, now)
 
     def publish_at(self, vcpu: int, ipa: int) -> None:
         """Publish the flag of `vcpu` at `ipa` from now on."""
