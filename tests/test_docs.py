@@ -6,8 +6,8 @@ line that starts with "$ " and compares what it prints, where a line "..." stand
 block ```python runs, and what it prints is compared when "prints" and a block ```text follow; a
 block after <!-- file: NAME --> is saved as NAME. Other blocks are not run.
 
-When figures have moved for a good reason: `PVLOCK_UPDATE=1 pytest tests/test_docs.py` writes the new
-ones into the documents (then read them: the prose may name a figure too).
+When figures have moved for a good reason, `PVLOCK_UPDATE=1 pytest tests/test_docs.py` writes the
+new ones into the documents. Then read them: the prose may name a figure too.
 """
 
 import os
@@ -71,7 +71,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def renewed(expected: str, printed: str) -> str:
-    """Return `expected` with each line, but for "...", as it is now printed: the likest in order."""
+    """Return `expected` with each line, but for "...", as it is printed now."""
     result, left = [], printed.splitlines()
     skip = False
     for line in expected.splitlines():

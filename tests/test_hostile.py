@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from asm import ENTRY, assemble, children, words
 from pvlock import abi, memory_map
 from pvlock.engines.contract import Placement, SystemEvent, Usage
+from pvlock.engines.emulator.engine import EmulatorEngine
 from pvlock.errors import (
     ConfigError,
     EngineError,
@@ -919,7 +920,8 @@ def test_a_table_that_points_to_itself_is_walked_to_its_end() -> None:
 def test_a_worker_that_dies_is_a_typed_error_with_signal_vcpu_and_pc() -> None:
     died = run(words(ABORTS_UNICORN)).event
     assert isinstance(died, WorkerDied)
-    assert (died.how, died.vcpu, died.pc) == ("signal SIGABRT", 0, ENTRY)
+    assert died.how.startswith("signal SIGABRT")
+    assert (died.vcpu, died.pc) == (0, ENTRY)
     for text in ("SIGABRT", "VCPU 0", f"{ENTRY:#x}"):
         assert text in str(died)
 
@@ -1188,3 +1190,16 @@ def test_the_console_takes_any_access(accesses: list[tuple[bool, int, int, int]]
         else:
             assert 0 <= console.read(offset, size) < 2**64
     assert len(console.text.encode("utf-8", "replace")) <= 3 * 16
+
+
+def test_a_worker_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it would if Unicorn itself were in a loop: here the kernel stops it."""
+    monkeypatch.setattr(EmulatorEngine, "patience_s", 0.2)
+    with Machine() as machine:
+        machine.load(assemble("b ."))
+        machine.run(1_000)
+        (worker,) = children()
+        os.kill(worker, signal.SIGSTOP)
+        with pytest.raises(WorkerDied, match="no progress for 0.2 s"):
+            machine.run(MS)
+    assert not children()

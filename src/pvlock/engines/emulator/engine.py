@@ -33,9 +33,13 @@ class EmulatorEngine:
     """A machine in a worker process of its own (contract.Engine)."""
 
     name = "emulator"
+    patience_s = 30.0
+    """Seconds without an answer, and without progress of any VCPU, before the worker is killed."""
 
     def __init__(self, config: EngineConfig, slots: Sequence[MemorySlot]) -> None:
         """Start the worker; raises EngineError when it cannot create the machine."""
+        self._vcpus = config.vcpus
+        self._killed = ""
         self._state = anonymous_slot(0, state_size(config.vcpus), "vcpus")
         self._last_words = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the worker lives
         ours, theirs = socket.socketpair()
@@ -120,6 +124,7 @@ class EmulatorEngine:
         try:
             self._channel.send(request)
             while True:
+                self._watch()
                 answer = self._channel.receive()
                 if "result" in answer:
                     return answer["result"]
@@ -130,6 +135,23 @@ class EmulatorEngine:
         except (EOFError, ConnectionError):
             raise self._post_mortem() from None
 
+    def _watch(self) -> None:
+        """Wait for the worker's answer, and kill it if it does not get on: Unicorn is in a loop."""
+        assert self._channel is not None
+        seen = None
+        while not self._channel.ready(self.patience_s):
+            times = [self._vcpu(index).time for index in range(self._vcpus)]
+            if times == seen:
+                self._killed = f"killed, no progress for {self.patience_s:g} s"
+                self._process.kill()
+                return
+            seen = times
+
+    def _vcpu(self, index: int) -> VcpuState:
+        """Return a copy of what the worker shows of a VCPU."""
+        start, size = c.sizeof(VmState) + index * c.sizeof(VcpuState), c.sizeof(VcpuState)
+        return VcpuState.from_buffer_copy(bytes(self._state.buffer[start : start + size]))
+
     def _post_mortem(self) -> WorkerDied:
         """Say how the worker ended and, from the memory shared with it, what it ran last."""
         try:
@@ -138,6 +160,7 @@ class EmulatorEngine:
             self._process.kill()
             code = self._process.wait()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        how = self._killed or how
         self._last_words.seek(0)
         if words := self._last_words.read().decode("utf-8", "replace").split("\n"):
             how += "".join(f": {line.strip()}" for line in words[-2:-1])
@@ -146,11 +169,7 @@ class EmulatorEngine:
         vcpu = pc = None
         if running:
             vcpu = running - 1
-            start = c.sizeof(VmState) + vcpu * c.sizeof(VcpuState)
-            state = VcpuState.from_buffer_copy(
-                bytes(self._state.buffer[start : start + c.sizeof(VcpuState)])
-            )
-            pc = state.pc
+            pc = self._vcpu(vcpu).pc
         self.close()
         return WorkerDied(how, vcpu, pc)
 

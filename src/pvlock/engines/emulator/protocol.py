@@ -6,6 +6,7 @@ JSON, not pickle: a guest that took over the worker must not be able to run code
 
 import json
 import mmap
+import select
 import socket
 from typing import Any
 
@@ -24,8 +25,12 @@ class Channel:
         """Send one value. Raises OSError when the other end is gone."""
         self._socket.sendall(json.dumps(message, separators=(",", ":")).encode() + b"\n")
 
+    def ready(self, seconds: float) -> bool:
+        """Wait for a value to arrive; False after `seconds` without one."""
+        return bool(select.select([self._socket], [], [], seconds)[0])
+
     def receive(self) -> Any:
-        """Wait for one value."""
+        """Wait for one value. Each end sends one and waits for one, so nothing is left over."""
         line = self._in.readline()
         if not line.endswith(b"\n"):
             raise EOFError
