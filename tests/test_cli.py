@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -458,3 +459,13 @@ def test_times(text: str, ns: int) -> None:
 def test_any_text_is_a_time_or_a_usage_error(text: str) -> None:
     with contextlib.suppress(click.UsageError):
         assert 0 <= Duration().convert(text, None, None) <= 3_600 * 10**9
+
+
+@pytest.mark.parametrize("linux", [False, True])
+def test_the_policy_that_a_run_takes_by_default(tmp_path: Path, linux: bool) -> None:
+    """A Linux Image is recognised by its header: this one is `b .` and powers nothing off."""
+    header = struct.pack("<II6Q4sI", 0x14000000, 0, 0, 0x1000, 0xA, 0, 0, 0, b"ARM\x64", 0)
+    guest = tmp_path / "Image"
+    guest.write_bytes(header if linux else assemble("off"))
+    done = pvlock("run", str(guest), "--duration", "10us", "--vcpus", "1")
+    assert f"policy {'preempted' if linux else 'scheduled-out'}\n" in done.err

@@ -1200,6 +1200,6 @@ def test_a_worker_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
         machine.run(1_000)
         (worker,) = children()
         os.kill(worker, signal.SIGSTOP)
-        with pytest.raises(WorkerDied, match="no progress for 0.2 s"):
+        with pytest.raises(WorkerDied, match="no progress for"):
             machine.run(MS)
     assert not children()

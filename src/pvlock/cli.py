@@ -88,9 +88,8 @@ def cli() -> None:
 @click.option(
     "--policy",
     type=click.Choice([p.value for p in Policy]),
-    default="scheduled-out",
-    show_default=True,
-    help="When a VCPU counts as preempted: off its CPU, or only if runnable.",
+    help="When a VCPU counts as preempted: off its CPU, or only if it could have gone on."
+    "  [default: scheduled-out; preempted for a Linux Image]",
 )
 @click.option("--engine", type=click.Choice(engines.NAMES), default="auto", show_default=True)
 @click.option(
@@ -137,7 +136,7 @@ def cli() -> None:
 @click.option("--append", default="", help="A file: the kernel command line (boot arguments).")
 @click.option("--json", "json_to", metavar="FILE|-", help="Write the results as JSON.")
 def run(
-    guest: str, json_to: str | None, no_pvlock: bool, append: str, wfe: str, policy: str,
+    guest: str, json_to: str | None, no_pvlock: bool, append: str, wfe: str, policy: str | None,
     **options: Any,
 ) -> None:  # fmt: skip
     """Run GUEST and show what PV-lock buys.
@@ -148,6 +147,7 @@ def run(
     say = sys.stderr if json_to == "-" else sys.stdout
     chosen = engines.choose(options["engine"])
     is_file = os.sep in guest or Path(guest).is_file()
+    policy = policy or _default_policy(guest if is_file else None)
     note = " (auto: the only one in this release)" if options["engine"] == "auto" else ""
     out = sys.stderr if is_file else say
     print(f"pvlock {__version__}: engine {chosen}{note}, policy {policy}", file=out, flush=True)
@@ -158,6 +158,16 @@ def run(
     if no_pvlock or append:
         raise click.UsageError("--no-pvlock and --append are for a guest file, not a workload")
     _run_workload(settings, chosen, json_to, say)
+
+
+def _default_policy(file: str | None) -> Policy:
+    """Linux must not take a sleeping VCPU for a preempted one (SPECIFICATION.md, 6.5 and E3)."""
+    from pvlock.image import is_linux
+
+    with contextlib.suppress(OSError):
+        if file and Path(file).is_file() and is_linux(Path(file).read_bytes()):
+            return Policy.PREEMPTED
+    return Policy.SCHEDULED_OUT
 
 
 def _settings(guest: str, wfe: str, policy: str, options: dict[str, Any]) -> "Settings":

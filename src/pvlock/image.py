@@ -86,12 +86,17 @@ def parse(data: bytes, name: str) -> Image:
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ImageError(f"{name}: broken ELF file: {reason}") from error
-    elif data[56:60] == _LINUX_MAGIC:
+    elif is_linux(data):
         image = _parse_linux(data, name)
     else:
         raise ImageError(f"{name}: {_guess(data)}")
     _check_layout(image)
     return image
+
+
+def is_linux(data: bytes) -> bool:
+    """Tell whether `data` says that it is a Linux arm64 Image."""
+    return data[56:60] == _LINUX_MAGIC
 
 
 def load(image: Image, memory: GuestMemory, ram_base: int) -> Loaded:
