@@ -12,7 +12,7 @@ help:
 	@echo "make run    set up and compare a lock with and without PV-lock"
 	@echo "make test   set up and run the tests"
 	@echo "make check  lint, strict types, layers"
-	@echo "make bench  measure, and write what was measured to build/bench"
+	@echo "make bench  measure; writes docs/benchmarks.md"
 	@echo "make native compile the guests and the helper again after a change"
 
 $(VENV)/made:
@@ -46,7 +46,7 @@ check: $(VENV)/developed
 
 bench: $(VENV)/developed
 	$(BIN)/python benchmarks/gain.py
-	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/speed.py --write
 
 native: $(VENV)/developed
 	$(BIN)/python build_native.py

@@ -505,7 +505,10 @@ static uint32_t on_msr(uc_engine *uc, int rt, const uc_arm64_cp_reg *r, struct v
 	return 1;
 }
 
-/* IC and TLBI reach every VCPU; each Unicorn instance has a TLB and translated code of its own. */
+/*
+ * IC and TLBI reach every VCPU; each Unicorn instance has a TLB and translated code of its own. Of its
+ * own TLB Unicorn takes care; its translations may be of code that another VCPU wrote.
+ */
 static uint32_t on_sys(uc_engine *uc, int rt, const uc_arm64_cp_reg *r, struct vcpu *v)
 {
 	uint32_t what = 0;
@@ -520,8 +523,10 @@ static uint32_t on_sys(uc_engine *uc, int rt, const uc_arm64_cp_reg *r, struct v
 		for (uint32_t i = 0; i < v->vm->count; i++)
 			if (v->vm->vcpus[i] != v)
 				v->vm->vcpus[i]->flush |= what;
-		forget(v);
+		v->flush |= FLUSH_CODE;
 		v->time += v->vm->maintenance_ns;
+		/* At the end of this block, which is where an ISB takes effect at the latest. */
+		leave(v, EXIT_EDGE);
 	}
 	return 0;
 }

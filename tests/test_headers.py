@@ -17,6 +17,11 @@ def test_numbers_equal_abi() -> None:
     }
 
 
+def test_uid_equals_abi() -> None:
+    (words,) = re.findall(r"^#define PVLOCK_UID (.+)$", HEADER, re.MULTILINE)
+    assert tuple(int(word, 16) for word in words.split(",")) == abi.uid_words()
+
+
 def test_compatible_equals_abi() -> None:
     assert re.findall(r'PVLOCK_COMPATIBLE "(.+)"', HEADER) == [abi.DT_COMPATIBLE]
 

@@ -9,6 +9,9 @@
 #define PV_LOCK_FEATURES 0xC6000020
 #define PV_LOCK_PREEMPTED 0xC6000021
 
+/* What the call-UID function of a pvlock machine returns in W0 to W3. */
+#define PVLOCK_UID 0x14a49296, 0x464610c1, 0xff0e7d83, 0x77cd02aa
+
 /* In the device tree, a child of /reserved-memory: the region that holds the structures. */
 #define PVLOCK_COMPATIBLE "pvlock,preempted-v1"
 

@@ -19,12 +19,13 @@ static bool have_pvlock, have_stolen_time;
 
 /*
  * The documented order ends in ARCH_FEATURES. A kernel that answers ARCH_FEATURES itself cannot be
- * told of PV-lock, so a PV-lock node in the device tree is a second way in. Nothing else is: on
- * another hypervisor these IDs mean something else.
+ * told of PV-lock, so a PV-lock node in the device tree, or our own UID, is a second way in. Nothing
+ * else is: on another hypervisor these IDs mean something else.
  */
 void pv_discover(void)
 {
-	have_pvlock = (smccc_has(PV_LOCK_FEATURES) || board.pvlock_size) &&
+	have_pvlock = (smccc_has(PV_LOCK_FEATURES) || board.pvlock_size ||
+		       smccc_uid_is(PVLOCK_UID)) &&
 		      hvc(PV_LOCK_FEATURES, PV_LOCK_PREEMPTED, 0, 0) == 0;
 	have_stolen_time = smccc_has(PV_TIME_FEATURES) &&
 			   hvc(PV_TIME_FEATURES, PV_TIME_ST, 0, 0) == 0;

@@ -18,22 +18,26 @@ from pvlock import __version__, engines
 from pvlock.abi import Policy
 from pvlock.cli_sweep import sweep
 from pvlock.errors import ConfigError, EngineUnavailable, PvlockError
+from pvlock.memory_map import MAX_VCPUS
 
 if TYPE_CHECKING:
     from pvlock.workload import Settings
 
 _UNITS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 _MAX_NS = 3_600 * 1_000_000_000
+_MOST_NS = 1_000_000
+"""What machine.Machine takes as a quantum or a cost."""
+_VCPUS = click.IntRange(1, MAX_VCPUS)
 _INTERRUPTED = 130
 
 
 class Duration(click.ParamType[int]):
-    """A time such as 100ms, 2us or 1.5s, as a whole number of ns; `low` is the least allowed."""
+    """A time such as 100ms, 2us or 1.5s, as a whole number of ns between `low` and `high`."""
 
     name = "time"
 
-    def __init__(self, low: int = 0) -> None:
-        self._low = low
+    def __init__(self, low: int = 0, high: int = _MAX_NS) -> None:
+        self._low, self._high = low, high
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the time in ns."""
@@ -46,8 +50,8 @@ class Duration(click.ParamType[int]):
             ns = None
         if ns is None:
             self.fail(f"{text!r} is not a time such as 100ms, 2us or 1.5s", param, ctx)
-        if not self._low <= ns <= _MAX_NS:
-            self.fail(f"{text} is not between {self._low} ns and 1 h", param, ctx)
+        if not self._low <= ns <= self._high:
+            self.fail(f"{text} is not between {self._low} and {self._high} ns", param, ctx)
         return ns
 
 
@@ -59,8 +63,10 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("guest", default="mutex")
-@click.option("--vcpus", default=8, show_default=True, help="VCPUs of the guest, 1 to 512.")
-@click.option("--pcpus", default=4, show_default=True, help="CPUs that they share.")
+@click.option(
+    "--vcpus", type=_VCPUS, default=8, show_default=True, help="VCPUs of the guest, 1 to 512."
+)
+@click.option("--pcpus", type=_VCPUS, default=4, show_default=True, help="CPUs that they share.")
 @click.option(
     "--duration",
     "duration_ns",
@@ -80,7 +86,7 @@ def cli() -> None:
 @click.option(
     "--quantum",
     "quantum_ns",
-    type=Duration(10),
+    type=Duration(10, _MOST_NS),
     default="1us",
     show_default=True,
     help="How finely the emulated CPUs are interleaved.",
@@ -114,12 +120,12 @@ def cli() -> None:
     type=click.Choice(["trap", "notrap"]),
     default="trap",
     show_default=True,
-    help="Does a waiting WFE give its CPU away? KVM's wfe_trap_policy.",
+    help="Does a WFE give its CPU to a preempted VCPU while VCPUs wait for one, as KVM does?",
 )
 @click.option(
     "--exit-cost",
     "exit_ns",
-    type=Duration(100),
+    type=Duration(100, _MOST_NS),
     default="1us",
     show_default=True,
     help="What leaving the guest costs it.",
@@ -127,7 +133,7 @@ def cli() -> None:
 @click.option(
     "--switch-cost",
     "switch_ns",
-    type=Duration(),
+    type=Duration(0, _MOST_NS),
     default="3us",
     show_default=True,
     help="What putting another VCPU on a CPU costs.",

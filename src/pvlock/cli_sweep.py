@@ -134,13 +134,15 @@ def _progress(plan: "Plan") -> Iterator[Callable[["Run", "Outcome"], None]]:
     from pvlock.sweep.run import Failure
 
     estimate, total = Estimate(plan.missing), len(plan.missing)
+    told = set()
 
     def state() -> str:
         return f"{total - len(plan.missing)} of {total} runs, {_left(estimate.seconds_left)}"
 
     def note(run: "Run", outcome: "Outcome", show: Callable[[str], Any]) -> None:
         estimate.add(run)
-        if isinstance(outcome, Failure):
+        if isinstance(outcome, Failure) and outcome not in told:
+            told.add(outcome)
             show(f"pvlock: a run of {run.settings.guest} failed: {outcome.reason}")
 
     if not sys.stderr.isatty():

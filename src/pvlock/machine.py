@@ -115,6 +115,8 @@ class Machine:
             raise ConfigError(f"ram_size: {ram_size} is not a multiple of 2 MiB")
         if len(bootargs) > _MAX_BOOTARGS or not bootargs.isascii() or "\0" in bootargs:
             raise ConfigError(f"bootargs: must be ASCII, at most {_MAX_BOOTARGS} characters")
+        if policy not in tuple(Policy):
+            raise ConfigError(f"policy: {policy!r} is none of {', '.join(Policy)}")
         config = EngineConfig(
             vcpus, pcpus, Policy(policy), slice_ns, quantum_ns, seed,
             None if script is None else tuple(script), record, trap_wfe,
@@ -140,13 +142,11 @@ class Machine:
             self.memory.close()
             raise
         self.vcpus = [Vcpu(self, index) for index in range(vcpus)]
-        for index, ipa in enumerate(layout(memory_map.STOLEN_TIME_BASE, vcpus)):
-            self.stolen_time.set_address(index, ipa)
-            self.engine.stolen_time_at(index, ipa)
-        if pvlock and place:
-            for index, ipa in enumerate(layout(memory_map.PVLOCK_BASE, vcpus)):
-                self.pvlock.set_address(index, ipa)
-                self.publish(index)
+        try:
+            self._place_structures(pvlock and place)
+        except BaseException:
+            self.close()
+            raise
 
     def load(self, guest: str | Path | bytes | image.Image) -> image.Loaded:
         """Load an ELF file or a Linux Image, and let VCPU 0 start it with X0 = the device tree.
@@ -229,6 +229,16 @@ class Machine:
         ipa = self.pvlock.ipa(vcpu)
         assert ipa is not None
         self.engine.publish_at(vcpu, ipa)
+
+    def _place_structures(self, pvlock: bool) -> None:
+        count = len(self.vcpus)
+        for index, ipa in enumerate(layout(memory_map.STOLEN_TIME_BASE, count)):
+            self.stolen_time.set_address(index, ipa)
+            self.engine.stolen_time_at(index, ipa)
+        if pvlock:
+            for index, ipa in enumerate(layout(memory_map.PVLOCK_BASE, count)):
+                self.pvlock.set_address(index, ipa)
+                self.publish(index)
 
     def _slot(self, base: int, size: int, name: str, readonly: bool = False) -> MemorySlot:
         slot = anonymous_slot(base, size, name, readonly)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Bundled workloads: what runs them, and what their console says of the run.
 
-A workload guest prints one fact a line (guest/lib/workload.c); read() takes that apart, strictly.
+A workload guest (guest/harness/workload.c) prints a fact a line; read() takes that apart.
 """
 
 import threading

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* VCPU 0 changes code and page tables that VCPU 1 has used; IC and TLBI must reach VCPU 1. */
+/* VCPU 0 changes code and page tables that VCPU 1 has used; IC and TLBI must reach VCPU 1. Last,
+ * VCPU 1 itself executes the IC. */
 #include "guest.h"
 
 #define GIB 0x40000000ul
@@ -8,16 +9,17 @@
 extern u64 page_table[];
 static u64 table[512] ALIGNED(4096);
 static u32 code[16] ALIGNED(64);	/* written here, executed through an alias */
-static u32 turn, answers[4], values[4];
+static u32 turn, answers[5], values[5];
 
 enum { MOV_W0 = 0x52800000, RET = 0xd65f03c0 };
 
-static void write_code(u32 result)
+static void write_code(u32 result, bool invalidate)
 {
 	code[0] = MOV_W0 | result << 5;
 	code[1] = RET;
-	asm volatile("dc cvau, %0\n\tdsb ish\n\tic ivau, %1\n\tdsb ish\n\tisb"
-		     : : "r"(code), "r"((u64)code - GIB + 2 * GIB) : "memory");
+	asm volatile("dc cvau, %0\n\tdsb ish" : : "r"(code) : "memory");
+	if (invalidate)
+		asm volatile("ic ivau, %0\n\tdsb ish\n\tisb" : : "r"((u64)code + GIB) : "memory");
 }
 
 /* 3 GiB upwards show RAM: from its start, or 16 MiB further on. */
@@ -29,13 +31,15 @@ static void map_alias(u64 from)
 
 static void second(u32 cpu)
 {
-	u32 (*run)(void) = (u32 (*)(void))((u64)code - GIB + 2 * GIB);
+	u32 (*run)(void) = (u32 (*)(void))((u64)code + GIB);
 	volatile u32 *alias = (u32 *)(3 * GIB);
 
 	(void)cpu;
-	for (u32 i = 0; i < 4; i++) {
+	for (u32 i = 0; i < 5; i++) {
 		while (load_acquire(&turn) != 2 * i + 1)
 			cpu_relax();
+		if (i == 4) /* the writer leaves it to us */
+			asm volatile("ic iallu\n\tdsb nsh");
 		asm volatile("isb");
 		answers[i] = run();
 		values[i] = *alias;
@@ -54,14 +58,15 @@ void main(void)
 	ram[0] = 100;
 	ram[0x1000000 / 4] = 200; /* 16 MiB on: free */
 	cpu_on(1, second);
-	for (u32 i = 0; i < 4; i++) {
-		write_code(i + 1);
-		map_alias(GIB + (i & 1) * 0x1000000);
+	for (u32 i = 0; i < 5; i++) {
+		write_code(i + 1, i < 4);
+		if (i < 4)
+			map_alias(GIB + (i & 1) * 0x1000000);
 		store_release(&turn, 2 * i + 1);
 		while (load_acquire(&turn) != 2 * i + 2)
 			cpu_relax();
 	}
-	for (u32 i = 0; i < 4; i++)
+	for (u32 i = 0; i < 5; i++)
 		print("%u %u ", answers[i], values[i]);
 	print("\n");
 	system_off();

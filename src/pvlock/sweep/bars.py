@@ -37,7 +37,9 @@ def draw(figure: Any, groups: Sequence[Group], common: str) -> None:
             panel.grid(axis="y", color="#e4e4e4", linewidth=0.8)
             panel.set_axisbelow(True)
             panel.tick_params(length=0, labelsize=8.5)
-            panel.yaxis.set_major_formatter(lambda value, _: f"{value / 1000:g} k")
+            panel.yaxis.set_major_formatter(
+                lambda value, _: f"{value / 1000:g} k" if value else "0"
+            )
     for panel, (ratio, vcpus, pcpus) in zip(panels[0], across, strict=True):
         panel.set_title(f"{ratio:g}:1  ({vcpus} VCPUs on {pcpus} CPUs)")
     panels[0][0].set_xticks(range(len(guests)), guests)

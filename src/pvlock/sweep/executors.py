@@ -3,7 +3,7 @@
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ _CONNECT_SECONDS = 10
 class Executor(Protocol):
     """Does jobs, in any order and as many at a time as it likes."""
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Run, Outcome]]:
+    def run(self, jobs: Sequence[Job]) -> Generator[tuple[Run, Outcome], None, None]:
         """Yield each run as it finishes; closing the iterator ends the others."""
 
 
@@ -35,7 +35,7 @@ class LocalExecutor:
     def __init__(self, jobs: int) -> None:
         self._jobs = jobs
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Run, Outcome]]:
+    def run(self, jobs: Sequence[Job]) -> Generator[tuple[Run, Outcome], None, None]:
         """See Executor."""
         stop = threading.Event()
         pool = ThreadPoolExecutor(self._jobs)
@@ -69,7 +69,7 @@ class DaskExecutor:
             self._client.close()
             raise PvlockError(f"--scheduler {address}: it has no workers") from error
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Run, Outcome]]:
+    def run(self, jobs: Sequence[Job]) -> Generator[tuple[Run, Outcome], None, None]:
         """See Executor; raises PvlockError when the scheduler is lost."""
         futures = {self._client.submit(execute, *job, pure=False): job[0] for job in jobs}
         try:

@@ -2,7 +2,8 @@
 """The gain as heat maps: overcommitment down, critical section across, blue for what is gained.
 
 A panel for each guest (down), and for each slice and kind of WFE (across). The colour is the
-logarithm of the gain, so that half and double are equally strong, and 1 is white.
+logarithm of the gain, so that half and double are equally strong, and 1 is white. Every cell says
+its median and range.
 """
 
 import math
@@ -14,7 +15,9 @@ from pvlock.sweep.common import load_extra
 from pvlock.sweep.results import Group
 from pvlock.workload import Settings
 
-_LEAST_SCALE = math.log2(1.5)
+_LEAST_SCALE, _MOST_SCALE = math.log2(1.5), math.log2(4)
+"""Where the colours end; a few huge gains must not make all others look like none."""
+
 _CELL_INCHES = 0.92, 0.46
 _INK, _PALE = "#1a1a1a", "#666666"
 
@@ -42,16 +45,19 @@ def draw(figure: Any, groups: Sequence[Group], common: str) -> None:
     panels[0][0].set_xticks(range(len(loads)), [_load_text(load) for load in loads])
     panels[0][0].set_yticks(range(len(ratios)), [f"{r:g}:1\n{v} on {p}" for r, v, p in ratios])
     figure.suptitle(f"Gain by PV-lock\n{common}", fontsize=10)
-    figure.supxlabel("critical section: its share of a turn, and its length", fontsize=9)
-    figure.supylabel("VCPUs on CPUs", fontsize=9)
+    figure.supxlabel(
+        "across: the critical section, its share of a turn and its length;  down: VCPUs on CPUs",
+        fontsize=9,
+    )
     _draw_colour_bar(figure, panels, norm, colours)
 
 
 def _scale(groups: Sequence[Group]) -> tuple[Any, Any]:
     """Return a norm and colours for log2 of the gain; both ends are equally far from 0."""
     gains = [group.gain.median for group in groups if group.gain]
-    top = max([abs(math.log2(gain)) for gain in gains if gain > 0] + [_LEAST_SCALE])
-    norm = load_extra("matplotlib.colors", "plot", "a figure").Normalize(-top, top)
+    furthest = max((abs(math.log2(gain)) for gain in gains if gain > 0), default=0.0)
+    top = min(max(furthest, _LEAST_SCALE), _MOST_SCALE)
+    norm = load_extra("matplotlib.colors", "plot", "a figure").Normalize(-top, top, clip=True)
     return norm, load_extra("matplotlib", "plot", "a figure").colormaps["RdBu"]
 
 
@@ -65,7 +71,7 @@ def _draw_panel(
         for x, group in enumerate(row):
             if group is None:
                 continue
-            dark = abs(norm(_log_gain(group)) - 0.5) > 0.32 if group.gain else False
+            dark = abs(norm(_log_gain(group)) - 0.5) > 0.3 if group.gain else False
             upper, lower = _texts(group)
             ink = "white" if dark else _INK
             panel.text(x, y - 0.12, upper, ha="center", va="center", color=ink, fontsize=9.5)
@@ -84,7 +90,9 @@ def _draw_colour_bar(figure: Any, panels: Any, norm: Any, colours: Any) -> None:
     steps = [s for s in (1, 0.5, 0.25) if norm.vmax / s >= 2] or [0.25]
     count = int(norm.vmax / steps[0])
     ticks = [n * steps[0] for n in range(-count, count + 1)]
-    bar = figure.colorbar(mappable, ax=panels, ticks=ticks, fraction=0.03, pad=0.015, aspect=30)
+    bar = figure.colorbar(
+        mappable, ax=panels, ticks=ticks, extend="both", fraction=0.03, pad=0.015, aspect=30
+    )
     bar.ax.set_yticklabels([f"×{2**tick:.3g}" for tick in ticks], fontsize=8)
     bar.set_label("throughput with PV-lock / without", fontsize=9)
     bar.outline.set_visible(False)

@@ -25,7 +25,7 @@ class Plan:
     def carry_out(self, executor: Executor, done: Callable[[Run, Outcome], None]) -> None:
         """Do what is missing and keep each result at once; `done` hears of each run."""
         jobs = [(run, self._cache.code(run.settings.guest)) for run in self.missing]
-        with contextlib.closing(executor.run(jobs)) as finished:  # type: ignore[type-var]
+        with contextlib.closing(executor.run(jobs)) as finished:
             for run, outcome in finished:
                 if isinstance(outcome, Measurement):
                     self._cache.put(run, outcome)

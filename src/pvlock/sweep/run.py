@@ -73,7 +73,7 @@ def execute(
     settings = run.settings
     try:
         if code.fingerprint(settings.guest) != expected_code:
-            return Failure("the worker's pvlock is not the one that the sweep began with")
+            return Failure("pvlock has changed since the sweep began, or this worker has another")
         name = "with" if run.pvlock else "without"
         result = workload.run(name, settings, cancelled=cancelled)
     except (PvlockError, OSError, MemoryError) as error:

@@ -23,7 +23,7 @@ from pvlock.engines.contract import (
 from pvlock.engines.emulator.protocol import Channel, unpack_error
 from pvlock.engines.emulator.vcpu import VcpuState, VmState
 from pvlock.engines.emulator.worker import state_size
-from pvlock.errors import StateError, WorkerDied
+from pvlock.errors import PvlockError, StateError, WorkerDied
 from pvlock.memory import MemorySlot, anonymous_slot
 
 _EXIT_SECONDS = 5
@@ -129,11 +129,13 @@ class EmulatorEngine:
                 if "result" in answer:
                     return answer["result"]
                 if "error" in answer:
-                    raise unpack_error(answer["error"])
+                    error = _error(answer["error"])
+                    break
                 assert handler is not None
                 self._channel.send(_answer(handler, answer))
         except (EOFError, ConnectionError):
             raise self._post_mortem() from None
+        raise error
 
     def _watch(self) -> None:
         """Wait for the worker's answer, and kill it if it does not get on: Unicorn is in a loop."""
@@ -180,10 +182,25 @@ def _plain(config: EngineConfig) -> list[list[int | None]] | None:
     return [[line.time_ns, line.cpu, line.vcpu] for line in config.script]
 
 
-def _answer(handler: Handler, question: dict[str, Any]) -> Any:
-    vcpu = question["vcpu"]
-    if "hypercall" in question:
-        return list(handler.hypercall(vcpu, question["hypercall"]))
-    if "mmio_read" in question:
-        return handler.mmio_read(vcpu, *question["mmio_read"])
-    return handler.mmio_write(vcpu, *question["mmio_write"])
+def _error(packed: Any) -> PvlockError:
+    """Unpack an error; whoever sends nonsense is no worker of ours any more."""
+    try:
+        return unpack_error(packed)
+    except (AttributeError, TypeError, ValueError):
+        raise ConnectionError from None
+
+
+def _answer(handler: Handler, question: Any) -> Any:
+    try:
+        vcpu, kind = int(question["vcpu"]), str(question["kind"])
+        numbers = [int(number) for number in question["numbers"]]
+    except (KeyError, TypeError, ValueError):
+        raise ConnectionError from None
+    match kind, numbers:
+        case "hypercall", [_, _, _, _]:
+            return list(handler.hypercall(vcpu, numbers))
+        case "mmio_read", [ipa, size]:
+            return handler.mmio_read(vcpu, ipa, size)
+        case "mmio_write", [ipa, size, value]:
+            return handler.mmio_write(vcpu, ipa, size, value)
+    raise ConnectionError

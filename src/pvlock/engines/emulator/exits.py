@@ -83,7 +83,7 @@ class Exits:
                 case psci.SystemReset():
                     self._vm.event = SystemEvent.RESET
             return self._vm.config.exit_ns
-        answer = self._vm.ask({"hypercall": registers, "vcpu": vcpu.index})
+        answer = self._vm.ask(vcpu.index, "hypercall", registers)
         for number, value in enumerate(answer):
             vcpu.set_x(number, value)
         return self._vm.config.exit_ns
@@ -118,7 +118,7 @@ class Exits:
             return self._vm.gic.distributor_read(ipa - GICD_BASE, size)
         if 0 <= ipa - GICR_BASE < GICR_STRIDE * self._vm.config.vcpus:
             return self._vm.gic.redistributor_read(ipa - GICR_BASE, size)
-        value = self._vm.ask({"mmio_read": [ipa, size], "vcpu": vcpu})
+        value = self._vm.ask(vcpu, "mmio_read", [ipa, size])
         return None if value is None else int(value)
 
     def _device_write(self, vcpu: int, ipa: int, size: int, value: int) -> bool:
@@ -127,7 +127,7 @@ class Exits:
         elif 0 <= ipa - GICR_BASE < GICR_STRIDE * self._vm.config.vcpus:
             self._vm.gic.redistributor_write(ipa - GICR_BASE, size, value)
         else:
-            return bool(self._vm.ask({"mmio_write": [ipa, size, value], "vcpu": vcpu}))
+            return bool(self._vm.ask(vcpu, "mmio_write", [ipa, size, value]))
         return True
 
     def _fetch_abort(self, cpu: int, vcpu: EmulatedVcpu) -> int:

@@ -31,16 +31,21 @@ class Channel:
 
     def receive(self) -> Any:
         """Wait for one value. Each end sends one and waits for one, so nothing is left over."""
-        line = self._in.readline()
+        line = self._in.readline(_LONGEST_LINE)
         if not line.endswith(b"\n"):
             raise EOFError
-        return json.loads(line)
+        try:
+            return json.loads(line)
+        except ValueError:
+            raise EOFError from None
 
     def close(self) -> None:
         """Close this end."""
         self._in.close()
         self._socket.close()
 
+
+_LONGEST_LINE = 1 << 26
 
 _CARRIED: dict[str, tuple[str, ...]] = {
     "GuestFault": ("vcpu", "pc", "reason"),
@@ -59,8 +64,10 @@ def pack_error(error: PvlockError) -> list[Any]:
 def unpack_error(packed: list[Any]) -> PvlockError:
     """Make the error again that `pack_error` took apart."""
     name, arguments = packed
-    error: PvlockError = getattr(errors, name)(*arguments)
-    return error
+    kind = getattr(errors, name)
+    if not (isinstance(kind, type) and issubclass(kind, PvlockError)):
+        raise TypeError(name)
+    return kind(*arguments)
 
 
 def map_shared(fd: int, size: int) -> mmap.mmap:

@@ -110,7 +110,7 @@ class Scheduler:
         return not any(vcpu is not None for vcpu in self.on)
 
     def flag(self, vcpu: int) -> bool:
-        """Return what `preempted` should read for a VCPU under the policy (SPECIFICATION.md, P)."""
+        """Return what `preempted` should read under the policy (SPECIFICATION.md, section 6)."""
         task = self.tasks[vcpu]
         if self.policy is Policy.SCHEDULED_OUT:
             return task.place is not Place.RUNNING
@@ -213,7 +213,9 @@ class Scheduler:
         now = max(now, self.cpus.clock(cpu), task.since) + self.switch_ns
         self._account(task, max(now, task.since))
         task.place, task.cpu = Place.RUNNING, cpu
-        task.preempted = task.in_spin_loop = task.eligible = False
+        # KVM forgets these two when the VCPU comes back from its yield, which is here.
+        task.in_spin_loop = task.eligible = False
+        task.preempted = False
         self.on[cpu] = vcpu
         if slice_ns is None:
             slice_ns = self._first.pop(vcpu, self.slice_ns)

@@ -37,8 +37,8 @@ STAGE2_BASE = 1 << 39
 _NEVER = 1 << 62
 _TIMER_PPIS = (VIRTUAL_TIMER_PPI, PHYSICAL_TIMER_PPI)
 
-Ask = Callable[[dict[str, Any]], Any]
-"""Put a question to the parent process and wait for the answer."""
+Ask = Callable[[int, str, Sequence[int]], Any]
+"""Put a VCPU's question, its kind and numbers, to the parent process; wait for the answer."""
 
 
 class VmMemory:
@@ -97,6 +97,7 @@ class Vm:
         self.psci = psci.Psci(affinities)
         self._flags: dict[int, c.c_uint64] = {}
         self._stolen: dict[int, c.c_uint64] = {}
+        self._counted = [0] * config.vcpus
         self.events: list[tuple[int, int, Callable[[int], None]]] = []
         self._sequence = 0
         self._starting: set[int] = set()
@@ -115,7 +116,7 @@ class Vm:
         Raises StateError for one that is on.
         """
         if vcpu in self._starting or self.scheduler.tasks[vcpu].place is not Place.OFF:
-            raise StateError(f"start of VCPU {vcpu}", "running it already", "without it")
+            raise StateError(f"start of VCPU {vcpu}", "running it", "not running it")
         self._starting.add(vcpu)
         self.psci.turn_on(vcpu)
         self.vcpus[vcpu].reset(entry, x0)
@@ -206,7 +207,10 @@ class Vm:
         slot.vcpu = None if vcpu is None else self._pointers[vcpu]
         slot.now, slot.deadline = max(now, slot.now), deadline
         if vcpu is not None and vcpu in self._stolen:
-            self._stolen[vcpu].value = self.scheduler.tasks[vcpu].queued_ns
+            # Added, not set: PV_TIME_ST zeroes the structure, and counting begins there.
+            queued = self.scheduler.tasks[vcpu].queued_ns
+            self._stolen[vcpu].value += queued - self._counted[vcpu]
+            self._counted[vcpu] = queued
 
     def clock(self, cpu: int) -> int:
         """Return the clock of a CPU in ns (scheduler.Cpus)."""

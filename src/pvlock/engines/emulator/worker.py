@@ -13,7 +13,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pvlock.abi import Policy
@@ -90,8 +90,8 @@ class Worker:
         self._keep.append(view)
         return c.addressof(view)
 
-    def _ask(self, question: dict[str, Any]) -> Any:
-        self._channel.send(question)
+    def _ask(self, vcpu: int, kind: str, numbers: Sequence[int]) -> Any:
+        self._channel.send({"vcpu": vcpu, "kind": kind, "numbers": numbers})
         return self._channel.receive()
 
     def _usage(self) -> dict[str, Any]:
