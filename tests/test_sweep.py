@@ -34,7 +34,8 @@ ENVIRONMENT: Final = os.environ | {
 }
 PATIENCE_S: Final = 120
 CELL: Final = Settings(guest="idle", vcpus=2, pcpus=1, duration_ns=300_000, slice_ns=100_000)
-GRID: Final = "--guest idle --vcpus 1,2 --pcpus 1 --slice 100us --duration 300us --seeds 3".split()
+AXES: Final = ["--guest=idle", "--vcpus=1,2", "--pcpus=1", "--slice=100us", "--duration=300us"]
+GRID: Final = [*AXES, "--seeds=3"]
 RUNS_OF_GRID: Final = 3 * 4  # with and without, of 1 and 2 VCPUs; baselines are among them
 
 
@@ -272,7 +273,7 @@ def test_killed_half_way_and_started_again(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
-    arguments = ["sweep", *GRID, "--seeds", "1000", "--cache", str(tmp_path)]
+    arguments = ["sweep", *AXES, "--seeds=1000", "--cache", str(tmp_path)]
     process = subprocess.Popen(
         [sys.executable, "-m", "pvlock", *arguments], env=ENVIRONMENT, stderr=subprocess.PIPE,
         stdout=subprocess.PIPE, text=True, start_new_session=True,
@@ -337,12 +338,24 @@ def _kill_the_worker_of_seed_2(run: Run, _code: str) -> Outcome:
     return measurement()
 
 
-@pytest.mark.parametrize("address", ["nonsense", "tcp://nowhere", "udp://127.0.0.1:1"])
-def test_a_scheduler_that_is_not_there_is_one_line(address: str) -> None:
+@pytest.mark.parametrize(
+    ("address", "status", "text"),
+    [
+        ("nonsense", 2, "not an address such as tcp://host:8786"),
+        ("udp://127.0.0.1:1", 2, "not an address such as tcp://host:8786"),
+        ("tcp://127.0.0.1:1", 1, "Connection refused"),
+    ],
+)
+def test_a_scheduler_that_is_not_there_is_one_line(
+    tmp_path: Path, address: str, status: int, text: str
+) -> None:
     pytest.importorskip("distributed")
-    with pytest.raises(PvlockError, match=f"^--scheduler {address}: ") as caught:
-        DaskExecutor(address)
-    assert "\n" not in str(caught.value)
+    done = pvlock("sweep", *GRID, "--scheduler", address, "--cache", str(tmp_path))
+    assert done.returncode == status
+    counted, complaint = done.stderr.splitlines()
+    assert counted == f"pvlock: 6 cells need {RUNS_OF_GRID} runs; 0 are known"
+    assert complaint.startswith(f"pvlock: --scheduler {address}: ")
+    assert text in complaint
 
 
 # ---- the command line ----

@@ -130,6 +130,7 @@ bool queue_enter(struct queue *q, u32 cpu); /* true at the head, false: better s
 void queue_leave(struct queue *q, u32 cpu);
 
 /* ---- console: console.c ---- */
+void console_init(void);	/* start.S calls it */
 void print(const char *format, ...); /* %s, %u (u32), %lu, %lx (u64) */
 
 /* ---- between a payload and harness/workload.c ---- */

@@ -4,17 +4,41 @@
 
 #include "guest.h"
 
-enum { DR = 0x00, FR = 0x18, FR_TXFF = 1 << 5 };
+enum {
+	DR = 0x00,
+	FR = 0x18,
+	FR_TXFE = 1 << 7,
+	LCR_H = 0x2c,
+	LCR_H_FEN = 1 << 4,
+	LCR_H_8_BITS = 3 << 5,
+	FIFO = 16, /* bytes, of the smallest PL011 */
+};
 
+static u32 room;
+
+static volatile u32 *reg(u32 offset)
+{
+	return (u32 *)(board.uart + offset);
+}
+
+void console_init(void)
+{
+	if (board.uart)
+		*reg(LCR_H) = LCR_H_FEN | LCR_H_8_BITS;
+}
+
+/* Look at the flags, which may cost an exit, once for each FIFO full of bytes. */
 static void put(char c)
 {
-	volatile u32 *flags = (u32 *)(board.uart + FR);
-
 	if (!board.uart)
 		return;
-	while (*flags & FR_TXFF)
-		;
-	*(volatile u32 *)(board.uart + DR) = c;
+	if (!room) {
+		while (!(*reg(FR) & FR_TXFE))
+			;
+		room = FIFO;
+	}
+	*reg(DR) = c;
+	room--;
 }
 
 static void put_number(u64 value, u32 base)

@@ -17,6 +17,7 @@ _start:
 	bl	board_read
 	bl	mmu_prepare
 	bl	mmu_on
+	bl	console_init
 	bl	main
 	b	.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pvlock import attribute, engines, fdt, image, memory_map
+from pvlock import attribute, engines, fdt, image, memory_map, pl011
 from pvlock.abi import Policy
 from pvlock.engines.contract import EngineConfig, Placement, Switch, SystemEvent, Usage
 from pvlock.errors import ConfigError, ImageError, StateError
@@ -120,7 +120,7 @@ class Machine:
         config = EngineConfig(
             vcpus, pcpus, Policy(policy), slice_ns, quantum_ns, seed,
             None if script is None else tuple(script), record, trap_wfe,
-            exit_ns, switch_ns,
+            (memory_map.UART_BASE + pl011.DR,), exit_ns, switch_ns,
         )  # fmt: skip
         _check_script(config)
         open_engine = engines.opener(engine)

@@ -36,7 +36,9 @@ class EngineConfig:
 
     `script` replaces the round-robin scheduler (emulator only). `record` keeps every switch.
     `trap_wfe`: a WFE gives its CPU away while VCPUs wait for one (KVM's wfe_trap_policy).
-    `exit_ns` is what leaving the guest costs it, `switch_ns` what putting a VCPU on a CPU costs.
+    `coalesced` are device registers whose writes nobody waits for; they arrive in order, and before
+    any other question. `exit_ns` is what leaving the guest costs it, `switch_ns` what putting a
+    VCPU on a CPU costs.
     """
 
     vcpus: int
@@ -48,6 +50,7 @@ class EngineConfig:
     script: tuple[Placement, ...] | None = None
     record: bool = False
     trap_wfe: bool = True
+    coalesced: tuple[int, ...] = ()
     exit_ns: int = 1_000
     switch_ns: int = 3_000
 

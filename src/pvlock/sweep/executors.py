@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Where runs are done: on this machine's cores, or on the workers of a Dask cluster."""
 
+import logging
 import os
+import re
+import socket
 import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Protocol
 
-from pvlock.errors import PvlockError
+from pvlock.errors import ConfigError, PvlockError
 from pvlock.sweep.common import load_extra
 from pvlock.sweep.run import Failure, Outcome, Run, execute
 
 Job = tuple[Run, str]
 """A run, and the fingerprint of the code that must do it."""
 
-_CONNECT_SECONDS = 10
+_SECONDS = 10
+_ADDRESS = re.compile(r"(?:tcp|tls)://(\[[0-9a-fA-F:]+\]|[\w.-]+):(\d{1,5})", re.ASCII)
 
 
 class Executor(Protocol):
@@ -57,14 +61,19 @@ class DaskExecutor:
         """Connect to the scheduler; raises PvlockError when it or its workers are not there."""
         self._dask = load_extra("distributed", "dask", "--scheduler")
         self._address = address
+        where = _ADDRESS.fullmatch(address)
+        if where is None:
+            raise ConfigError(f"--scheduler {address}: not an address such as tcp://host:8786")
+        # It prints tracebacks of its own where a run or a connection fails; we raise or report.
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
         try:
-            self._client = self._dask.Client(
-                address, timeout=_CONNECT_SECONDS, set_as_default=False
-            )
-        except (OSError, ValueError, TypeError) as error:
+            # A Client that finds nobody leaves threads behind that complain at the end.
+            socket.create_connection((where[1].strip("[]"), int(where[2])), _SECONDS).close()
+            self._client = self._dask.Client(address, timeout=_SECONDS, set_as_default=False)
+        except (OSError, ValueError, OverflowError) as error:
             raise PvlockError(f"--scheduler {address}: {error}") from error
         try:
-            self._client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
+            self._client.wait_for_workers(1, timeout=_SECONDS)
         except TimeoutError as error:
             self._client.close()
             raise PvlockError(f"--scheduler {address}: it has no workers") from error

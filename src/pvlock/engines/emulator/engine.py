@@ -126,12 +126,13 @@ class EmulatorEngine:
             while True:
                 self._watch()
                 answer = self._channel.receive()
+                for line in answer.get("posted", ()):
+                    _answer(handler, {"vcpu": line[0], "kind": "mmio_write", "numbers": line[1:]})
                 if "result" in answer:
                     return answer["result"]
                 if "error" in answer:
                     error = _error(answer["error"])
                     break
-                assert handler is not None
                 self._channel.send(_answer(handler, answer))
         except (EOFError, ConnectionError):
             raise self._post_mortem() from None
@@ -190,15 +191,19 @@ def _error(packed: Any) -> PvlockError:
         raise ConnectionError from None
 
 
-def _answer(handler: Handler, question: Any) -> Any:
+def _answer(handler: Handler | None, question: Any) -> Any:
+    if handler is None:
+        raise ConnectionError
     try:
         vcpu, kind = int(question["vcpu"]), str(question["kind"])
         numbers = [int(number) for number in question["numbers"]]
-    except (KeyError, TypeError, ValueError):
+    except (IndexError, KeyError, TypeError, ValueError):
         raise ConnectionError from None
     match kind, numbers:
         case "hypercall", [_, _, _, _]:
             return list(handler.hypercall(vcpu, numbers))
+        case "flush", []:  # the coalesced writes that came with it are what matters
+            return None
         case "mmio_read", [ipa, size]:
             return handler.mmio_read(vcpu, ipa, size)
         case "mmio_write", [ipa, size, value]:

@@ -126,6 +126,8 @@ class Exits:
             self._vm.gic.distributor_write(ipa - GICD_BASE, size, value)
         elif 0 <= ipa - GICR_BASE < GICR_STRIDE * self._vm.config.vcpus:
             self._vm.gic.redistributor_write(ipa - GICR_BASE, size, value)
+        elif ipa in self._vm.config.coalesced:
+            self._vm.post([vcpu, ipa, size, value])
         else:
             return bool(self._vm.ask(vcpu, "mmio_write", [ipa, size, value]))
         return True

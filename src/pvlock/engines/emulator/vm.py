@@ -40,6 +40,9 @@ _TIMER_PPIS = (VIRTUAL_TIMER_PPI, PHYSICAL_TIMER_PPI)
 Ask = Callable[[int, str, Sequence[int]], Any]
 """Put a VCPU's question, its kind and numbers, to the parent process; wait for the answer."""
 
+Post = Callable[[list[int]], None]
+"""Tell the parent process of a coalesced write, [VCPU, IPA, bytes, value], when it next listens."""
+
 
 class VmMemory:
     """The memory slots as this process maps them: (IPA, bytes, read-only, host address)."""
@@ -69,8 +72,10 @@ class Vm:
         vm: VmState,
         states: Sequence[VcpuState],
         ask: Ask,
+        post: Post,
     ) -> None:
         self.config, self.memory, self.ask, self._vm = config, memory, ask, vm
+        self.post = post
         self._answers = Exits(self)
         self._native = lib.libvcpu()
         if self._native.layout() != c.sizeof(VcpuState) << 32 | c.sizeof(VmState):

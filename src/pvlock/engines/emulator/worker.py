@@ -24,6 +24,7 @@ from pvlock.engines.emulator.vm import Vm, VmMemory
 from pvlock.errors import PvlockError
 
 _PR_SET_PDEATHSIG = 1
+_MOST_POSTED = 1024
 
 
 class Worker:
@@ -32,6 +33,7 @@ class Worker:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._keep: list[Any] = []
+        self._posted: list[list[int]] = []
         self._vm = self._create(channel.receive())
         self._commands: dict[str, Callable[..., Any]] = {
             "start": self._vm.start,
@@ -56,15 +58,22 @@ class Worker:
 
     def _reply(self, command: Callable[..., Any], arguments: list[Any]) -> None:
         try:
-            self._channel.send({"result": command(*arguments)})
+            self._send({"result": command(*arguments)})
         except PvlockError as error:
-            self._channel.send({"error": pack_error(error)})
+            self._send({"error": pack_error(error)})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        """Send a message, and with it the coalesced writes that came before it."""
+        if self._posted:
+            message["posted"] = self._posted
+        self._channel.send(message)
+        self._posted.clear()
 
     def _create(self, request: dict[str, Any]) -> Vm:
         raw = request["config"]
         script = raw.pop("script")
         config = EngineConfig(
-            **{**raw, "policy": Policy(raw["policy"])},
+            **{**raw, "policy": Policy(raw["policy"]), "coalesced": tuple(raw["coalesced"])},
             script=None if script is None else tuple(Placement(*line) for line in script),
         )
         slots = [
@@ -81,6 +90,7 @@ class Worker:
                 for i in range(config.vcpus)
             ],
             self._ask,
+            self._post,
         )
         self._channel.send({"result": None})
         return vm
@@ -90,8 +100,13 @@ class Worker:
         self._keep.append(view)
         return c.addressof(view)
 
+    def _post(self, line: list[int]) -> None:
+        self._posted.append(line)
+        if len(self._posted) == _MOST_POSTED:
+            self._ask(line[0], "flush", [])
+
     def _ask(self, vcpu: int, kind: str, numbers: Sequence[int]) -> Any:
-        self._channel.send({"vcpu": vcpu, "kind": kind, "numbers": numbers})
+        self._send({"vcpu": vcpu, "kind": kind, "numbers": numbers})
         return self._channel.receive()
 
     def _usage(self) -> dict[str, Any]:
