@@ -14,7 +14,7 @@ from pvlock.sweep import files
 from pvlock.sweep.bars import draw as draw_bars
 from pvlock.sweep.common import load_extra, replacing
 from pvlock.sweep.heat_map import draw as draw_heat_map
-from pvlock.sweep.results import CellResult, Group, grouped, setting_columns, shown
+from pvlock.sweep.results import CellResult, Group, count, grouped, setting_columns, shown
 
 _STYLE = {
     "font.family": "DejaVu Sans",
@@ -82,7 +82,7 @@ def _picture(path: Path, groups: Sequence[Group], draw: Draw) -> Path:
 def _common(group: Group) -> str:
     cell, seeds = group.settings, len(group.cells)
     return (
-        f"median and range of {seeds} seeds, {report.time(cell.duration_ns)} each; "
+        f"median and range of {count(seeds, 'seed')}, {report.time(cell.duration_ns)} each; "
         f"policy {cell.policy.value}; an exit costs {report.time(cell.exit_ns)}, "
         f"a switch {report.time(cell.switch_ns)}"
     )

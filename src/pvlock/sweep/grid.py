@@ -167,10 +167,10 @@ def _read(file: Path) -> list[Values]:
         raise ConfigError(f"{file}: grid: write [[grid]] tables")
     if not tables:
         raise ConfigError(f"{file}: no [[grid]] table in the list, so the grid is empty")
-    for key in {key for table in (document, *tables) for key in table}:
-        if key not in _BY_NAME:
-            known = ", ".join(_BY_NAME)
-            raise ConfigError(f"{file}: unknown key {_shown(key)}; there are: {known}, [[grid]]")
+    unknown = [key for table in (document, *tables) for key in table if key not in _BY_NAME]
+    if unknown:
+        known = ", ".join(_BY_NAME)
+        raise ConfigError(f"{file}: unknown key {_shown(unknown[0])}; there are: {known}, [[grid]]")
     return [{**document, **table} for table in tables]
 
 

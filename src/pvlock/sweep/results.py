@@ -171,7 +171,7 @@ def summary(groups: Sequence[Group]) -> tuple[str, list[str], list[list[str]]]:
     settings = [setting_columns(group.settings) for group in groups]
     varying = [c for c in settings[0] if len({row[c] for row in settings}) > 1]
     common = [" ".join(shown(c, v)) for c, v in settings[0].items() if c not in varying]
-    common.append(f"{len(groups[0].cells)} seeds")
+    common.append(count(len(groups[0].cells), "seed"))
     titles = [shown(c, settings[0][c])[0] for c in varying]
     titles += ["without /s", "with /s", "not overc. /s", "gain (range)", "kept (range)", ""]
     lines = []
@@ -183,6 +183,11 @@ def summary(groups: Sequence[Group]) -> tuple[str, list[str], list[list[str]]]:
         failed = f", {group.failed} failed" if group.failed and group.gain else ""
         lines.append([*line, group.verdict + failed])
     return ", ".join(common), titles, lines
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 seed, 2 seeds."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _text(spread: Spread | None, form: Callable[[Spread], str]) -> str:
