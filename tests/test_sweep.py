@@ -521,5 +521,19 @@ def test_pictures_are_drawn_one_for_each_policy(tmp_path: Path) -> None:
         assert [path.read_bytes() for path in paths] == once
 
 
+def test_pictures_split_by_what_shares_a_place_only(tmp_path: Path) -> None:
+    """A longer slice may run longer: it has a panel of its own, or a picture named after it."""
+    pytest.importorskip("matplotlib")
+    from pvlock.sweep import figures
+
+    both = results()
+    for result in results():
+        longer = replace(result.cell, slice_ns=10_000_000, duration_ns=30_000_000)
+        both.append(replace(result, cell=longer))
+    assert [path.name for path in figures.heat_maps([tmp_path / "x.svg"], both)] == ["x.svg"]
+    paths = figures.bars([tmp_path / "x.svg"], both)
+    assert [path.name for path in paths] == ["x-100us.svg", "x-10ms.svg"]
+
+
 def replace_policy(result: CellResult) -> CellResult:
     return replace(result, cell=replace(result.cell, policy=Policy.PREEMPTED))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Results as pictures (PNG, SVG), by matplotlib: which files there are, and how they look.
 
-One picture has one policy, duration and so on. Where a sweep has several, there is a file for each,
+Where cells would share a place in a picture, as those of two policies, there is a file for each,
 named after them: gain.png becomes gain-preempted.png. The same results are the same bytes.
 """
 
@@ -51,20 +51,33 @@ def bars(paths: Iterable[Path], results: Sequence[CellResult]) -> list[Path]:
 def _pictures(
     paths: Iterable[Path], results: Sequence[CellResult], draw: Draw, inside: set[str]
 ) -> list[Path]:
-    """Write a file for each combination of the settings that are not `inside` a picture."""
-    groups = grouped(results)
-    settings = [setting_columns(group.settings) for group in groups]
-    outside = [column for column in settings[0] if column not in inside]
-    several = [column for column in outside if len({row[column] for row in settings}) > 1]
-    pages: dict[tuple[str, ...], list[Group]] = {}
-    for group, row in zip(groups, settings, strict=True):
-        key = tuple(shown(column, row[column])[1] for column in several)
-        pages.setdefault(key, []).append(group)
+    pages = _pages(grouped(results), inside)
     return [
         _picture(path.with_name("-".join([path.stem, *map(_word, key)]) + path.suffix), page, draw)
         for path in paths
         for key, page in pages.items()
     ]
+
+
+def _pages(groups: Sequence[Group], inside: set[str]) -> dict[tuple[str, ...], list[Group]]:
+    """Return the groups of each picture: those that have a place of their own in it.
+
+    The place is given by the settings `inside`. Where groups share one, another setting tells them
+    apart, and gives the pictures their names.
+    """
+    settings = [setting_columns(group.settings) for group in groups]
+    keys: list[str] = []
+    for column in settings[0]:
+        places: dict[tuple[object, ...], set[object]] = {}
+        for row in settings:
+            place = tuple(row[c] for c in row if c in inside or c in keys)
+            places.setdefault(place, set()).add(row[column])
+        if any(len(values) > 1 for values in places.values()):
+            keys.append(column)
+    pages: dict[tuple[str, ...], list[Group]] = {}
+    for group, row in zip(groups, settings, strict=True):
+        pages.setdefault(tuple(shown(key, row[key])[1] for key in keys), []).append(group)
+    return pages
 
 
 def _picture(path: Path, groups: Sequence[Group], draw: Draw) -> Path:
@@ -74,17 +87,23 @@ def _picture(path: Path, groups: Sequence[Group], draw: Draw) -> Path:
     metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
     with matplotlib.rc_context(_STYLE), replacing(path) as file:
         figure = figure_class(layout="constrained", facecolor="white")
-        draw(figure, groups, _common(groups[0]))
+        draw(figure, groups, _common(groups))
         figure.savefig(file, format=path.suffix[1:], dpi=_DPI, metadata=metadata)
     return path
 
 
-def _common(group: Group) -> str:
-    cell, seeds = group.settings, len(group.cells)
+def _common(groups: Sequence[Group]) -> str:
+    cells = [group.settings for group in groups]
+
+    def each(values: Iterable[str]) -> str:
+        return " or ".join(dict.fromkeys(values))
+
     return (
-        f"median and range of {count(seeds, 'seed')}, {report.time(cell.duration_ns)} each; "
-        f"policy {cell.policy.value}; an exit costs {report.time(cell.exit_ns)}, "
-        f"a switch {report.time(cell.switch_ns)}"
+        f"median and range of {count(len(groups[0].cells), 'seed')}, "
+        f"{each(report.time(c.duration_ns) for c in cells)} each; "
+        f"policy {each(c.policy.value for c in cells)}; "
+        f"an exit costs {each(report.time(c.exit_ns) for c in cells)}, "
+        f"a switch {each(report.time(c.switch_ns) for c in cells)}"
     )
 
 
