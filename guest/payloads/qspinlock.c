@@ -6,7 +6,7 @@
  * lock, so a release touches one cache line. The order is first come, first served: a preempted
  * waiter stops all behind it. Without PV-lock every wait is by WFE, as Linux/arm64 does, where no
  * paravirtual form exists. With it, after Linux's pv_wait_node() and pv_kick() for x86: a waiter
- * whose predecessor is preempted, and the head when the owner is, stops spinning and sleeps until
+ * whose predecessor is preempted or asleep, and the head when the owner is preempted, sleeps until
  * kicked by an SGI. Nobody overtakes it meanwhile: between kick and wake-up nobody has the lock.
  */
 #include "guest.h"
@@ -50,12 +50,18 @@ static void kick(struct node *waiter)
 	wake(waiter->cpu);
 }
 
-static void wait_for_turn(struct node *me, u32 prev)
+/* Nothing will come of it soon: off its CPU against its will, or asleep in the queue itself. */
+static bool hopeless(const struct node *prev)
+{
+	return load(&prev->state) == ASLEEP || vcpu_is_preempted(prev->cpu);
+}
+
+static void wait_for_turn(struct node *me, const struct node *prev)
 {
 	while (!load_acquire(&me->first)) {
 		if (!has_pvlock())
 			wait_while_zero(&me->first);
-		else if (vcpu_is_preempted(prev))
+		else if (hopeless(prev))
 			sleep_unless(me, &me->first, false);
 		else
 			cpu_relax();
@@ -95,7 +101,7 @@ bool payload_lock(u32 cpu)
 	prev = exchange(&tail, me);
 	if (prev) {
 		store_release(&prev->next, me);
-		wait_for_turn(me, prev->cpu);
+		wait_for_turn(me, prev);
 	}
 	wait_for_lock(me, cpu);
 	if (!cas(&tail, me, NULL)) {

@@ -34,12 +34,19 @@ static void wait_plain(u32 ticket)
 	}
 }
 
+/* The owner is preempted, or it still sleeps although its ticket was called. */
+static bool hopeless(void)
+{
+	return vcpu_is_preempted(load(&owner_cpu)) ||
+	       load(&slots[load(&serving) % MAX_VCPUS].asleep);
+}
+
 static void wait_pv(u32 cpu, u32 ticket)
 {
 	struct slot *me = &slots[ticket % MAX_VCPUS];
 
 	while (load_acquire(&serving) != ticket) {
-		if (!vcpu_is_preempted(load(&owner_cpu))) {
+		if (!hopeless()) {
 			cpu_relax();
 			continue;
 		}
