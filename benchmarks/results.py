@@ -28,8 +28,8 @@ All in virtual time on the emulator, where an instruction costs 1 ns, an exit 1 
 3 µs: the same commands give the same figures on any machine, and none of them is a measurement of
 silicon. `gain` is the throughput with PV-lock over that without; `kept` is that with PV-lock over
 the throughput of as many VCPUs as CPUs. The last column says what was measured beside them, from
-medians: the share of the CPUs' time spent spinning, and switches and sleeps per ms of guest
-time.
+medians: the share of the CPUs' time spent spinning (a wait that outlasts the run counts whole, so
+it can exceed 100 %), and switches and sleeps per millisecond of guest time.
 
 """
 
