@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 import build_native  # noqa: E402 - not installed
 
 RUNS = 5
-TURNS = 8_000_000
+TURNS = 40_000_000
 DTB = memory_map.RAM_BASE
 HVC = bytes.fromhex("020000d4")
 SCR_EL3 = (1, 1, 3, 6, 0)
@@ -81,6 +81,7 @@ def bare(guest: image.Image) -> float:
     uc.ctl_exits_enabled(True)
     uc.ctl_set_tlb_mode(const.UC_TLB_CPU)
     uc.mem_map(memory_map.RAM_BASE, memory_map.RAM_SIZE)
+    uc.mem_map(memory_map.UART_BASE, memory_map.UART_SIZE)  # the guest sets its console up
     uc.mem_write(memory_map.RAM_BASE, memory.read(memory_map.RAM_BASE, 16 << 20, "copy"))
     uc.reg_write(arm64.UC_ARM64_REG_CP_REG, (*SCR_EL3, SCR_EL3_AARCH64))
     uc.reg_write(arm64.UC_ARM64_REG_X0, DTB)
