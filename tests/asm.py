@@ -70,14 +70,19 @@ def data(code: bytes) -> Image:
 
 
 def children() -> set[int]:
-    """Return the processes whose parent this process is, zombies included."""
+    """Return the emulator's workers that this process started, and zombies of any kind.
+
+    Other libraries keep helpers of their own (multiprocessing's resource tracker): not our concern.
+    """
     found = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text(errors="replace").rpartition(")")[2].split()
+            command = (stat.parent / "cmdline").read_bytes()
         except OSError:  # it has ended meanwhile
             continue
-        if int(fields[1]) == os.getpid():
+        ours = fields[0] == "Z" or b"emulator.worker" in command
+        if int(fields[1]) == os.getpid() and ours:
             found.add(int(stat.parent.name))
     return found
 
