@@ -17,7 +17,7 @@ import click
 from pvlock import __version__, engines
 from pvlock.abi import Policy
 from pvlock.cli_sweep import sweep
-from pvlock.errors import ConfigError, EngineUnavailable, PvlockError
+from pvlock.errors import ConfigError, PvlockError
 from pvlock.memory_map import MAX_VCPUS
 
 if TYPE_CHECKING:
@@ -323,9 +323,6 @@ def main() -> None:
     except BrokenPipeError:
         # Whoever read our output has gone; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except EngineUnavailable as error:
-        print(f"pvlock: {error}", file=sys.stderr)
         sys.exit(1)
     except PvlockError as error:
         print(f"pvlock: {error}", file=sys.stderr)

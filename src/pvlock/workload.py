@@ -7,7 +7,7 @@ A workload guest (guest/harness/workload.c) prints a fact a line; read() takes t
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib import resources
 
 from pvlock.abi import Policy
@@ -236,8 +236,3 @@ def read(text: str) -> Report:
     except (IndexError, KeyError, TypeError, ValueError):
         last = text.strip().splitlines()[-1:] or ["nothing"]
         raise EngineError(f"the guest did not finish its report; last line: {last[0]}") from None
-
-
-def with_seed(settings: Settings, seed: int) -> Settings:
-    """Return the same workload with another seed."""
-    return replace(settings, seed=seed)

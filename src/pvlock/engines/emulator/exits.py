@@ -91,8 +91,9 @@ class Exits:
     def _data_abort(self, cpu: int, vcpu: EmulatedVcpu) -> int:
         state = vcpu.state
         esr, ipa = state.esr, state.ipa
-        decoded = esr & _ISV and not esr & _S1PTW and not self._vm.memory.is_memory(ipa)
-        if esr & _CM and not self._vm.memory.is_memory(ipa):
+        is_device = not self._vm.memory.is_memory(ipa)
+        decoded = is_device and esr & _ISV and not esr & _S1PTW
+        if is_device and esr & _CM:
             vcpu.skip()
         elif not decoded or not self._mmio(vcpu, esr, ipa):
             self._abort(vcpu, state.far, is_fetch=False)

@@ -25,12 +25,7 @@ def _control(kind: int, arguments: int) -> int:
     return kind | arguments << 26 | 1 << 30
 
 
-CTL_USE_EXITS, CTL_CPU_MODEL, CTL_FLUSH_TLB, CTL_TLB_TYPE = (
-    _control(4, 1),
-    _control(7, 1),
-    _control(11, 0),
-    _control(12, 1),
-)
+CTL_USE_EXITS, CTL_CPU_MODEL, CTL_TLB_TYPE = _control(4, 1), _control(7, 1), _control(12, 1)
 TLB_CPU = 0
 
 

@@ -5,7 +5,6 @@ JSON, not pickle: a guest that took over the worker must not be able to run code
 """
 
 import json
-import mmap
 import select
 import socket
 from typing import Any
@@ -68,8 +67,3 @@ def unpack_error(packed: list[Any]) -> PvlockError:
     if not (isinstance(kind, type) and issubclass(kind, PvlockError)):
         raise TypeError(name)
     return kind(*arguments)
-
-
-def map_shared(fd: int, size: int) -> mmap.mmap:
-    """Map a descriptor that both processes hold."""
-    return mmap.mmap(fd, size)

@@ -103,7 +103,7 @@ class Vm:
         self._flags: dict[int, c.c_uint64] = {}
         self._stolen: dict[int, c.c_uint64] = {}
         self._counted = [0] * config.vcpus
-        self.events: list[tuple[int, int, Callable[[int], None]]] = []
+        self._events: list[tuple[int, int, Callable[[int], None]]] = []
         self._sequence = 0
         self._starting: set[int] = set()
         self._timer_due: dict[tuple[int, int], int] = {}
@@ -231,19 +231,19 @@ class Vm:
 
     def _at(self, time: int, action: Callable[[int], None]) -> None:
         self._sequence += 1
-        heapq.heappush(self.events, (time, self._sequence, action))
+        heapq.heappush(self._events, (time, self._sequence, action))
 
     def _fire(self, now: int) -> int:
         """Do what is due at `now`; return when the next thing is."""
-        while self.events and self.events[0][0] <= now:
-            heapq.heappop(self.events)[2](now)
+        while self._events and self._events[0][0] <= now:
+            heapq.heappop(self._events)[2](now)
         for (vcpu, timer), due in list(self._timer_due.items()):
             if due <= now:
                 self.gic.set_level(vcpu, _TIMER_PPIS[timer], True)
                 del self._timer_due[vcpu, timer]
         self._interrupts_changed(now)
         due = min(self._timer_due.values(), default=_NEVER)
-        return min(due, self.events[0][0]) if self.events else due
+        return min(due, self._events[0][0]) if self._events else due
 
     def _idle_until(self, time: int) -> None:
         quantum = self.config.quantum_ns

@@ -9,6 +9,7 @@ which VCPU ran and where it was.
 
 import contextlib
 import ctypes as c
+import mmap
 import resource
 import signal
 import socket
@@ -18,7 +19,7 @@ from typing import Any
 
 from pvlock.abi import Policy
 from pvlock.engines.contract import EngineConfig, Placement
-from pvlock.engines.emulator.protocol import Channel, map_shared, pack_error
+from pvlock.engines.emulator.protocol import Channel, pack_error
 from pvlock.engines.emulator.vcpu import VcpuState, VmState
 from pvlock.engines.emulator.vm import Vm, VmMemory
 from pvlock.errors import PvlockError
@@ -96,7 +97,7 @@ class Worker:
         return vm
 
     def _address(self, fd: int, size: int) -> int:
-        view = (c.c_char * size).from_buffer(map_shared(fd, size))
+        view = (c.c_char * size).from_buffer(mmap.mmap(fd, size))
         self._keep.append(view)
         return c.addressof(view)
 
