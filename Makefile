@@ -3,16 +3,17 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE := build_native.py $(shell find guest native -type f)
+NATIVE := build_native.py $(shell find guest bpf native -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench native clean
+.PHONY: help run test check bench fuzz native clean
 
 help:
 	@echo "make run    set up and compare a lock with and without PV-lock"
 	@echo "make test   set up and run the tests"
 	@echo "make check  lint, strict types, layers"
 	@echo "make bench  measure; writes docs/benchmarks.md"
+	@echo "make fuzz   run hostile guests, 10 million operations; FUZZ='--seed 7' and so on"
 	@echo "make native compile the guests and the helper again after a change"
 
 $(VENV)/made:
@@ -47,6 +48,9 @@ check: $(VENV)/developed
 bench: $(VENV)/developed
 	$(BIN)/python benchmarks/gain.py
 	$(BIN)/python benchmarks/speed.py --write
+
+fuzz: $(VENV)/installed
+	@$(BIN)/pvlock fuzz --operations 10000000 --jobs 2 $(FUZZ)
 
 native: $(VENV)/developed
 	$(BIN)/python build_native.py

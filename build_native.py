@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Compiles the C half of pvlock: the guests for AArch64, and the emulator's helper for this host.
+"""Compiles the C half of pvlock: guests for AArch64, BPF programs, and the emulator's helper.
 
 pip runs it as hatchling's build hook; `python build_native.py` runs it by hand. The compiler is
 the one in the PyPI package ziglang, so no system toolchain is needed.
@@ -19,17 +19,20 @@ except ModuleNotFoundError:  # run by hand, in an environment that has no hatchl
 
 ROOT = Path(__file__).resolve().parent
 GUEST = ROOT / "guest"
+BPF = ROOT / "bpf"
 OUT = ROOT / "src" / "pvlock"
 ZIG_CC = [sys.executable, "-m", "ziglang", "cc"]
 WARNINGS = ["-std=gnu11", "-Wall", "-Wextra", "-Werror"]
 GUEST_FLAGS = [
-    *("-target", "aarch64-freestanding-none", "-mcpu=generic"),
+    *("-target", "aarch64-freestanding-none", "-mcpu=generic-neon-fp_armv8"),
     # No floating point, nothing unaligned while the MMU is off, no calls to helpers for atomics.
     *("-mgeneral-regs-only", "-mstrict-align", "-mno-outline-atomics"),
     *("-ffreestanding", "-fno-pic", "-fno-stack-protector", "-fno-sanitize=all", "-nostdlib"),
     *("-O2", "-g0", "-I", str(GUEST / "include")),
     *("-static", "-Wl,--build-id=none", "-Wl,-z,max-page-size=4096", "-Wl,-z,norelro"),
 ]
+
+TRACED = ["-DPVLOCK_TRACE"]
 
 
 def build_guest(sources: list[Path], output: Path, flags: list[str] | None = None) -> None:
@@ -44,12 +47,41 @@ def library_sources() -> list[Path]:
     return sorted((GUEST / "lib").glob("*.[cS]"))
 
 
+def trace_sources() -> list[Path]:
+    """What a guest that is compiled with TRACED is linked with too."""
+    return sorted((GUEST / "trace").glob("*.c"))
+
+
 def build_guests() -> None:
-    """Build every guest/payloads/NAME.c, in the harness, into src/pvlock/guests/NAME.elf."""
+    """Build every guest/payloads/NAME.c, in the harness, into src/pvlock/guests/NAME.elf.
+
+    And once more into NAME.traced.elf: that a guest records nothing must cost it nothing.
+    """
     harness = GUEST / "harness" / "workload.c"
     for source in sorted((GUEST / "payloads").glob("*.c")):
         sources = [source, harness, *library_sources()]
         build_guest(sources, OUT / "guests" / f"{source.stem}.elf")
+        build_guest(
+            [*sources, *trace_sources()], OUT / "guests" / f"{source.stem}.traced.elf", TRACED
+        )
+
+
+def build_fuzzer() -> None:
+    """Build the hostile guest of guest/fuzz/ into src/pvlock/fuzz/guest.elf."""
+    sources = sorted((GUEST / "fuzz").glob("*.[cS]"))
+    build_guest([*sources, *library_sources()], OUT / "fuzz" / "guest.elf")
+
+
+def build_bpf(source: Path, output: Path) -> None:
+    """Compile one BPF object, its types (-g) included: by them libbpf fits it to the kernel."""
+    flags = ["-target", "bpfel-freestanding", "-O2", "-g", f"-ffile-prefix-map={ROOT}=."]
+    command = [*ZIG_CC, *WARNINGS, *flags, "-I", str(BPF)]
+    subprocess.run([*command, "-c", str(source), "-o", str(output)], check=True)
+
+
+def build_publisher() -> None:
+    """Build the program that publishes `preempted` on KVM."""
+    build_bpf(BPF / "publisher.bpf.c", OUT / "engines" / "kvm" / "publisher.bpf.o")
 
 
 def build_helper() -> None:
@@ -78,6 +110,8 @@ class CustomBuildHook(Hook):  # type: ignore[type-arg]
         if self.target_name != "wheel":
             return
         build_guests()
+        build_fuzzer()
+        build_publisher()
         build_helper()
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{_platform_tag()}"
@@ -91,4 +125,6 @@ def _platform_tag() -> str:
 
 if __name__ == "__main__":
     build_guests()
+    build_fuzzer()
     build_helper()
+    build_publisher()

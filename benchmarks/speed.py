@@ -61,7 +61,7 @@ def emulated(guest: image.Image, quantum_ns: int) -> tuple[float, int]:
         machine.run(200_000)  # the start of the VCPU is behind us
         start = time.perf_counter()
         assert machine.run(1 << 50) is not None
-        return time.perf_counter() - start, machine.usage().vcpus[0].instructions
+        return time.perf_counter() - start, machine.usage().vcpus[0].instructions or 0
 
 
 def bare(guest: image.Image) -> float:
@@ -105,7 +105,8 @@ def mutex_rate(quantum_ns: int) -> float:
         before, start = machine.usage(), time.perf_counter()
         machine.run(55_000_000)
         taken, after = time.perf_counter() - start, machine.usage()
-    done = sum(v.instructions for v in after.vcpus) - sum(v.instructions for v in before.vcpus)
+    done = sum(v.instructions or 0 for v in after.vcpus)
+    done -= sum(v.instructions or 0 for v in before.vcpus)
     return done / taken / 1e6
 
 

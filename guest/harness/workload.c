@@ -135,6 +135,8 @@ static void report(void)
 void main(void)
 {
 	gic_init(0);
+	trace_init();
+	TRACED(payload_names();)
 	time_init();
 	pv_discover();
 	pv_init(0);

@@ -17,6 +17,8 @@ typedef uint64_t u64;
 
 #define ALIGNED(n) __attribute__((aligned(n)))
 
+#include "pvlock_trace.h"
+
 /* ---- what the device tree says: fdt.c ---- */
 struct board {
 	u32 vcpus;
@@ -26,6 +28,9 @@ struct board {
 	u64 gicd, gicd_size, gicr, gicr_size;
 	u64 pvlock, pvlock_size; /* the PV-lock region; size 0: the device tree has none */
 	const char *bootargs;
+#ifdef PVLOCK_TRACE
+	u64 trace, trace_size; /* the rings; size 0: the device tree has none */
+#endif
 };
 extern struct board board;
 void board_read(const void *dtb);
@@ -122,9 +127,25 @@ static inline void wait_while_equal(const u32 *word, u32 value)
 					    __ATOMIC_RELAXED);                            \
 	})
 
+/* ---- traces: ../trace/trace.c. A guest without PVLOCK_TRACE is the same to the byte as before ---- */
+#define NOBODY PVLOCK_TRACE_NOBODY
+#ifdef PVLOCK_TRACE
+extern struct pvlock_trace_ring *trace_rings[MAX_VCPUS];
+void trace_init(void);		/* once, by VCPU 0 */
+void trace_name(const volatile void *object, u64 size, const char *name);
+#define TRACED(...) __VA_ARGS__
+#else
+#define trace_init() ((void)0)
+#define trace_name(object, size, name) ((void)0)
+#define TRACED(...)
+#endif
+#define trace(cpu, kind, object, other) \
+	pvlock_trace(trace_rings[cpu], PVLOCK_TRACE_##kind, object, other)
+
 /* ---- spinning in a queue, as long as that makes sense: queue.c ---- */
 struct queue {
 	struct node *tail;
+	TRACED(const void *lock;)	/* what those in the queue wait for */
 } ALIGNED(CACHE_LINE);
 bool queue_enter(struct queue *q, u32 cpu); /* true at the head, false: better sleep */
 void queue_leave(struct queue *q, u32 cpu);
@@ -137,6 +158,7 @@ void print(const char *format, ...); /* %s, %u (u32), %lu, %lx (u64) */
 bool payload_lock(u32 cpu);	/* true: nobody else can have it, not even to read */
 void payload_unlock(u32 cpu);
 extern const char payload_name[];
+TRACED(void payload_names(void);)	/* gives the payload's locks their names */
 void spin_begin(u32 cpu);	/* what is between these two counts as spinning */
 void spin_end(u32 cpu);
 void count_sleep(u32 cpu);

@@ -62,6 +62,10 @@ static void take(const struct node *n)
 		board.gicr = be64(n->reg + 16), board.gicr_size = be64(n->reg + 24);
 	} else if (lists(c, size, PVLOCK_COMPATIBLE) && n->reg_size >= 16)
 		board.pvlock = be64(n->reg), board.pvlock_size = be64(n->reg + 8);
+#ifdef PVLOCK_TRACE
+	else if (lists(c, size, PVLOCK_TRACE_COMPATIBLE) && n->reg_size >= 16)
+		board.trace = be64(n->reg), board.trace_size = be64(n->reg + 8);
+#endif
 }
 
 static void property(struct node *n, const char *name, const char *value, u32 size)

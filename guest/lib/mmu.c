@@ -105,6 +105,7 @@ void mmu_prepare(void)
 	map(board.ram, code - board.ram, DATA);
 	map(code, data - code, CODE);
 	map(data, board.ram + board.ram_size - data, DATA);
+	TRACED(map(board.trace, board.trace_size, DATA);)
 	clean(page_table, sizeof(page_table));
 	clean(tables, sizeof(tables[0]) * used);
 }

@@ -52,6 +52,19 @@ static bool leave(struct queue *q, struct node *me, struct node *prev)
 	return true;
 }
 
+#ifdef PVLOCK_TRACE
+/* Record it when somebody else stands before us now. */
+static void trace_prev(const struct queue *q, struct node *me, struct node **seen)
+{
+	struct node *prev = load(&me->prev);
+
+	if (prev == *seen)
+		return;
+	*seen = prev;
+	trace(me->cpu, CONTENDED, q->lock, prev->cpu);
+}
+#endif
+
 bool queue_enter(struct queue *q, u32 cpu)
 {
 	struct node *me = &nodes[cpu], *prev;
@@ -64,12 +77,17 @@ bool queue_enter(struct queue *q, u32 cpu)
 		return true;
 	store(&me->prev, prev);
 	store_release(&prev->next, me);
+	trace(cpu, CONTENDED, q->lock, prev->cpu);
 	while (!load_acquire(&me->locked)) {
 		/* prev may change under us; its CPU is what counts */
-		if (vcpu_is_preempted(load(&me->prev)->cpu) && leave(q, me, load(&me->prev)))
+		TRACED(trace_prev(q, me, &prev);)
+		if (vcpu_is_preempted(load(&me->prev)->cpu) && leave(q, me, load(&me->prev))) {
+			trace(cpu, CONTENDED, q->lock, NOBODY);
 			return false;
+		}
 		wait_while_zero(&me->locked);
 	}
+	trace(cpu, CONTENDED, q->lock, NOBODY);
 	return true;
 }
 

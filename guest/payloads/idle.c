@@ -16,11 +16,19 @@ static struct {
 } ALIGNED(CACHE_LINE) locks[MAX_VCPUS];
 static u64 looks[MAX_VCPUS];
 
+#ifdef PVLOCK_TRACE
+void payload_names(void)
+{
+	trace_name(locks, sizeof(locks), "own lock");
+}
+#endif
+
 bool payload_lock(u32 cpu)
 {
 	while (!cas(&locks[cpu].locked, 0, 1))
 		if (vcpu_is_preempted(cpu))
 			panic("own lock taken by VCPU", cpu);
+	trace(cpu, ACQUIRED, &locks[cpu], NOBODY);
 	looks[cpu] += vcpu_is_preempted((cpu + 1) % board.vcpus);
 	return false; /* the harness's counter is not under this lock */
 }
@@ -28,4 +36,5 @@ bool payload_lock(u32 cpu)
 void payload_unlock(u32 cpu)
 {
 	store_release(&locks[cpu].locked, 0);
+	trace(cpu, RELEASED, &locks[cpu], NOBODY);
 }

@@ -34,11 +34,23 @@ static u32 sleepers_lock ALIGNED(CACHE_LINE);
 static struct sleeper *first, **last = &first;
 static struct sleeper sleepers[MAX_VCPUS];
 
+#ifdef PVLOCK_TRACE
+void payload_names(void)
+{
+	spinners.lock = &owner;
+	trace_name(&owner, sizeof(owner), "mutex");
+	trace_name(&sleepers_lock, sizeof(sleepers_lock), "list of sleepers");
+}
+#endif
+
 static bool try_lock(u32 cpu)
 {
 	u64 old = load(&owner);
 
-	return !(old & ~SLEEPERS) && cas(&owner, old, old | OWNER(cpu));
+	if (old & ~SLEEPERS || !cas(&owner, old, old | OWNER(cpu)))
+		return false;
+	trace(cpu, ACQUIRED, &owner, NOBODY);
+	return true;
 }
 
 /* Spin while the lock is taken and its owner runs; true with the lock, false if it was preempted. */
@@ -71,16 +83,22 @@ static bool spin(u32 cpu)
 	return locked;
 }
 
-static void lock_sleepers(void)
+static void lock_sleepers(u32 cpu)
 {
-	while (exchange(&sleepers_lock, 1))
+	(void)cpu;
+	while (exchange(&sleepers_lock, 1)) {
+		trace(cpu, CONTENDED, &sleepers_lock, NOBODY);
 		while (load(&sleepers_lock))
 			cpu_relax();
+	}
+	trace(cpu, ACQUIRED, &sleepers_lock, NOBODY);
 }
 
-static void unlock_sleepers(void)
+static void unlock_sleepers(u32 cpu)
 {
+	(void)cpu;
 	store_release(&sleepers_lock, 0);
+	trace(cpu, RELEASED, &sleepers_lock, NOBODY);
 }
 
 static void forget_sleeper(struct sleeper *me)
@@ -103,33 +121,38 @@ static void sleep(u32 cpu)
 
 	me->cpu = cpu;
 	me->next = NULL;
-	lock_sleepers();
+	lock_sleepers(cpu);
 	*last = me;
 	last = &me->next;
 	__atomic_fetch_or(&owner, SLEEPERS, __ATOMIC_RELAXED);
 	while (!try_lock(cpu)) {
 		store(&me->awake, 0);
-		unlock_sleepers();
+		unlock_sleepers(cpu);
 		count_sleep(cpu);
+		trace(cpu, SLEPT, &owner, NOBODY);
 		sleep_until(&me->awake);
+		trace(cpu, WOKEN, &owner, NOBODY);
 		/* Only the first sleeper is woken, so it need not queue to spin. */
 		spin_begin(cpu);
 		locked = spin_on_owner(cpu);
 		spin_end(cpu);
-		lock_sleepers();
+		lock_sleepers(cpu);
 		if (locked)
 			break;
 	}
 	forget_sleeper(me);
-	unlock_sleepers();
+	unlock_sleepers(cpu);
 }
 
 bool payload_lock(u32 cpu)
 {
 	bool locked;
 
-	if (cas(&owner, 0, OWNER(cpu)))
+	if (cas(&owner, 0, OWNER(cpu))) {
+		trace(cpu, ACQUIRED, &owner, NOBODY);
 		return true;
+	}
+	trace(cpu, CONTENDED, &owner, NOBODY);
 	spin_begin(cpu);
 	locked = spin(cpu);
 	spin_end(cpu);
@@ -140,13 +163,15 @@ bool payload_lock(u32 cpu)
 
 void payload_unlock(u32 cpu)
 {
-	(void)cpu;
-	if (!(__atomic_and_fetch(&owner, SLEEPERS, __ATOMIC_RELEASE)))
+	u64 left = __atomic_and_fetch(&owner, SLEEPERS, __ATOMIC_RELEASE);
+
+	trace(cpu, RELEASED, &owner, NOBODY);
+	if (!left)
 		return;
-	lock_sleepers();
+	lock_sleepers(cpu);
 	if (first && !load(&first->awake)) {
 		store_release(&first->awake, 1);
 		wake(first->cpu);
 	}
-	unlock_sleepers();
+	unlock_sleepers(cpu);
 }

@@ -28,6 +28,13 @@ static struct node *tail ALIGNED(CACHE_LINE);
 static u32 owner ALIGNED(CACHE_LINE);	/* 0, or the owner's number + 1 */
 static struct node *head;		/* who watches the lock, once it sleeps */
 
+#ifdef PVLOCK_TRACE
+void payload_names(void)
+{
+	trace_name(&owner, sizeof(owner), "qspinlock");
+}
+#endif
+
 /* Sleep until kicked, unless *word is (already) what `wanted` says: zero or not. */
 static void sleep_unless(struct node *me, const u32 *word, bool zero)
 {
@@ -36,7 +43,9 @@ static void sleep_unless(struct node *me, const u32 *word, bool zero)
 	if (!load_acquire(word) != zero) {
 		spin_end(me->cpu);
 		count_sleep(me->cpu);
+		trace(me->cpu, SLEPT, &owner, NOBODY);
 		sleep_until(&me->kicked);
+		trace(me->cpu, WOKEN, &owner, NOBODY);
 		spin_begin(me->cpu);
 	}
 	store(&me->state, SPINNING);
@@ -91,19 +100,24 @@ bool payload_lock(u32 cpu)
 {
 	struct node *me = &nodes[cpu], *prev;
 
-	if (!load(&tail) && cas(&owner, 0, cpu + 1))
+	if (!load(&tail) && cas(&owner, 0, cpu + 1)) {
+		trace(cpu, ACQUIRED, &owner, NOBODY);
 		return true;
+	}
 	spin_begin(cpu);
 	me->next = NULL;
 	me->cpu = cpu;
 	store(&me->first, 0);
 	store(&me->state, SPINNING);
 	prev = exchange(&tail, me);
+	trace(cpu, CONTENDED, &owner, prev ? (int)prev->cpu : NOBODY);
 	if (prev) {
 		store_release(&prev->next, me);
 		wait_for_turn(me, prev);
+		trace(cpu, CONTENDED, &owner, NOBODY);
 	}
 	wait_for_lock(me, cpu);
+	trace(cpu, ACQUIRED, &owner, NOBODY);
 	if (!cas(&tail, me, NULL)) {
 		struct node *next;
 
@@ -122,6 +136,7 @@ void payload_unlock(u32 cpu)
 
 	(void)cpu;
 	exchange(&owner, 0);
+	trace(cpu, RELEASED, &owner, NOBODY);
 	if (!has_pvlock())
 		return;
 	waiter = load_acquire(&head);

@@ -38,6 +38,15 @@ static struct {
 	bool reads;
 } ALIGNED(CACHE_LINE) turns[MAX_VCPUS];
 
+#ifdef PVLOCK_TRACE
+void payload_names(void)
+{
+	spinners.lock = &count;
+	trace_name(&count, sizeof(count), "rwsem");
+	trace_name(&sleepers_lock, sizeof(sleepers_lock), "list of sleepers");
+}
+#endif
+
 static bool try_write(u32 cpu)
 {
 	u64 old = load(&count);
@@ -45,16 +54,20 @@ static bool try_write(u32 cpu)
 	if (old & ~SLEEPERS || !cas(&count, old, old | WRITER))
 		return false;
 	store(&writer, cpu);
+	trace(cpu, ACQUIRED, &count, NOBODY);
 	return true;
 }
 
-static bool try_read(void)
+static bool try_read(u32 cpu)
 {
 	u64 old = load(&count);
 
+	(void)cpu;
 	while (!(old & (SLEEPERS | WRITER))) {
-		if (cas(&count, old, old + READER))
+		if (cas(&count, old, old + READER)) {
+			trace(cpu, ACQUIRED | PVLOCK_TRACE_SHARED, &count, NOBODY);
 			return true;
+		}
 		old = load(&count);
 	}
 	return false;
@@ -87,16 +100,22 @@ static bool spin(u32 cpu)
 	return locked;
 }
 
-static void lock_sleepers(void)
+static void lock_sleepers(u32 cpu)
 {
-	while (exchange(&sleepers_lock, 1))
+	(void)cpu;
+	while (exchange(&sleepers_lock, 1)) {
+		trace(cpu, CONTENDED, &sleepers_lock, NOBODY);
 		while (load(&sleepers_lock))
 			cpu_relax();
+	}
+	trace(cpu, ACQUIRED, &sleepers_lock, NOBODY);
 }
 
-static void unlock_sleepers(void)
+static void unlock_sleepers(u32 cpu)
 {
+	(void)cpu;
 	store_release(&sleepers_lock, 0);
+	trace(cpu, RELEASED, &sleepers_lock, NOBODY);
 }
 
 static void forget(struct sleeper *gone)
@@ -121,8 +140,9 @@ static void rouse(struct sleeper *s)
 }
 
 /* With the list locked, and no writer: wake the first; readers in front get the lock here. */
-static void wake_first(void)
+static void wake_first(u32 cpu)
 {
+	(void)cpu;
 	if (first && !first->reads) {
 		if (!load(&first->awake))
 			rouse(first);
@@ -132,6 +152,7 @@ static void wake_first(void)
 		struct sleeper *s = first;
 
 		__atomic_fetch_add(&count, READER, __ATOMIC_RELAXED);
+		trace(cpu, GRANTED | PVLOCK_TRACE_SHARED, &count, s->cpu);
 		forget(s);
 		rouse(s);
 	}
@@ -155,13 +176,16 @@ static void sleep_to_read(u32 cpu)
 {
 	struct sleeper *me;
 
-	lock_sleepers();
+	lock_sleepers(cpu);
 	me = enlist(cpu, true);
 	if (!(load(&count) & ~SLEEPERS)) /* it was released before we were on the list */
-		wake_first();
-	unlock_sleepers();
+		wake_first(cpu);
+	unlock_sleepers(cpu);
 	count_sleep(cpu);
+	trace(cpu, SLEPT, &count, NOBODY);
 	sleep_until(&me->awake);
+	trace(cpu, WOKEN, &count, NOBODY);
+	trace(cpu, ACQUIRED | PVLOCK_TRACE_SHARED, &count, NOBODY);
 }
 
 static void sleep_to_write(u32 cpu)
@@ -169,22 +193,24 @@ static void sleep_to_write(u32 cpu)
 	struct sleeper *me;
 	bool locked;
 
-	lock_sleepers();
+	lock_sleepers(cpu);
 	me = enlist(cpu, false);
 	while (!try_write(cpu)) {
 		store(&me->awake, 0);
-		unlock_sleepers();
+		unlock_sleepers(cpu);
 		count_sleep(cpu);
+		trace(cpu, SLEPT, &count, NOBODY);
 		sleep_until(&me->awake);
+		trace(cpu, WOKEN, &count, NOBODY);
 		spin_begin(cpu);
 		locked = spin_on_writer(cpu);
 		spin_end(cpu);
-		lock_sleepers();
+		lock_sleepers(cpu);
 		if (locked)
 			break;
 	}
 	forget(me);
-	unlock_sleepers();
+	unlock_sleepers(cpu);
 }
 
 bool payload_lock(u32 cpu)
@@ -195,12 +221,15 @@ bool payload_lock(u32 cpu)
 	*r = (*r ? *r : cpu + 1) * 6364136223846793005ul + 1442695040888963407ul;
 	turns[cpu].reads = *r >> 62 < READS_IN_4;
 	if (turns[cpu].reads) {
-		if (!try_read())
+		if (!try_read(cpu)) {
+			trace(cpu, CONTENDED | PVLOCK_TRACE_SHARED, &count, NOBODY);
 			sleep_to_read(cpu);
+		}
 		return false;
 	}
 	if (try_write(cpu))
 		return true;
+	trace(cpu, CONTENDED, &count, NOBODY);
 	spin_begin(cpu);
 	locked = spin(cpu);
 	spin_end(cpu);
@@ -214,10 +243,11 @@ void payload_unlock(u32 cpu)
 	u64 left = turns[cpu].reads ? __atomic_sub_fetch(&count, READER, __ATOMIC_ACQ_REL)
 				    : __atomic_and_fetch(&count, ~WRITER, __ATOMIC_ACQ_REL);
 
+	trace(cpu, RELEASED | (turns[cpu].reads ? PVLOCK_TRACE_SHARED : 0), &count, NOBODY);
 	if (left != SLEEPERS)
 		return;
-	lock_sleepers();
+	lock_sleepers(cpu);
 	if (!(load(&count) & ~SLEEPERS))
-		wake_first();
-	unlock_sleepers();
+		wake_first(cpu);
+	unlock_sleepers(cpu);
 }

@@ -21,7 +21,28 @@ static struct slot {
 	u32 called;	/* what a sleeper sleeps on */
 	u32 cpu;
 	u32 asleep;
+	TRACED(u32 ticket;)	/* once it is this one, `cpu` is whose it is */
 } ALIGNED(CACHE_LINE) slots[MAX_VCPUS];
+
+#ifdef PVLOCK_TRACE
+void payload_names(void)
+{
+	trace_name(&serving, sizeof(serving), "ticket lock");
+	slots[MAX_VCPUS - 1].ticket = 1; /* not 0, which is a ticket of another slot */
+}
+
+/* Who has the ticket before ours; nobody, if that VCPU has not said so yet. */
+static int holder(u32 ticket)
+{
+	const struct slot *slot = &slots[ticket % MAX_VCPUS];
+	u32 cpu;
+
+	if (load_acquire(&slot->ticket) != ticket)
+		return NOBODY;
+	cpu = load_acquire(&slot->cpu);
+	return load(&slot->ticket) == ticket ? (int)cpu : NOBODY;
+}
+#endif
 
 static void wait_plain(u32 ticket)
 {
@@ -56,7 +77,9 @@ static void wait_pv(u32 cpu, u32 ticket)
 		if (load_acquire(&serving) != ticket) {
 			spin_end(cpu);
 			count_sleep(cpu);
+			trace(cpu, SLEPT, &serving, NOBODY);
 			sleep_until(&me->called);
+			trace(cpu, WOKEN, &serving, NOBODY);
 			spin_begin(cpu);
 		}
 		exchange(&me->asleep, 0);
@@ -68,7 +91,9 @@ bool payload_lock(u32 cpu)
 	u32 ticket = __atomic_fetch_add(&next, 1, __ATOMIC_ACQ_REL);
 
 	store(&slots[ticket % MAX_VCPUS].cpu, cpu);
+	TRACED(store_release(&slots[ticket % MAX_VCPUS].ticket, ticket);)
 	if (load_acquire(&serving) != ticket) {
+		trace(cpu, CONTENDED, &serving, holder(ticket - 1));
 		spin_begin(cpu);
 		if (has_pvlock())
 			wait_pv(cpu, ticket);
@@ -77,6 +102,7 @@ bool payload_lock(u32 cpu)
 		spin_end(cpu);
 	}
 	store(&owner_cpu, cpu);
+	trace(cpu, ACQUIRED, &serving, NOBODY);
 	return true;
 }
 
@@ -90,6 +116,7 @@ void payload_unlock(u32 cpu)
 	if (load(&next) != ticket)
 		store(&owner_cpu, load(&called->cpu));
 	exchange(&serving, ticket);
+	trace(cpu, RELEASED, &serving, NOBODY);
 	if (has_pvlock() && load(&called->asleep)) {
 		store_release(&called->called, 1);
 		wake(load(&called->cpu));

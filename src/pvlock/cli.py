@@ -16,11 +16,14 @@ import click
 
 from pvlock import __version__, engines
 from pvlock.abi import Policy
+from pvlock.cli_fuzz import fuzz
+from pvlock.cli_lab import lab
 from pvlock.cli_sweep import sweep
 from pvlock.errors import ConfigError, PvlockError
 from pvlock.memory_map import MAX_VCPUS
 
 if TYPE_CHECKING:
+    from pvlock.machine import Machine
     from pvlock.workload import Settings
 
 _UNITS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
@@ -223,7 +226,7 @@ def _run_file(
         ) as machine:  # fmt: skip
             machine.load(Path(settings.guest))
             try:
-                event = _run_in_steps(machine.run, settings.duration_ns)
+                event = _run_in_steps(machine, settings.duration_ns)
             finally:
                 console.flush()
             usage = machine.usage()
@@ -235,11 +238,11 @@ def _run_file(
     print(f"pvlock: guest {event} after {report.time(usage.time_ns)}", file=sys.stderr)
 
 
-def _run_in_steps(run: Callable[[int], Any], until_ns: int) -> Any:
+def _run_in_steps(machine: "Machine", until_ns: int) -> Any:
     """Come up for air (Ctrl-C) a hundred times."""
-    step = max(until_ns // 100, 1)
+    step = max(until_ns // 100, machine.engine.step_ns)
     for now in range(step, until_ns + step, step):
-        event = run(min(now, until_ns))
+        event = machine.run(min(now, until_ns))
         if event is not None:
             return event
     return None
@@ -307,6 +310,8 @@ def _progress(stream: Any) -> Iterator[Callable[[str, float], None]]:
         yield update
 
 
+cli.add_command(fuzz)
+cli.add_command(lab)
 cli.add_command(sweep)
 
 

@@ -6,6 +6,8 @@ PvlockError
 ├── ImageError             a file that is no guest, or does not fit
 ├── MemoryAccessError      an access outside the memory slots of the guest
 ├── StateError             a call that the object's state does not allow
+├── TraceError             a trace that cannot be read, or made sense of
+├── LabError               the virtual arm64 host cannot be built, or ended before its command
 └── EngineError            the engine, or the guest in it, cannot go on
     ├── EngineUnavailable  this host cannot run the engine: what is missing, and the remedy
     ├── WorkerDied         the process of an emulated machine ended on its own
@@ -40,6 +42,14 @@ class StateError(PvlockError):
     def __init__(self, what: str, actual: str, required: str) -> None:
         super().__init__(f"{what}: the machine is {actual}, must be {required}")
         self.what, self.actual, self.required = what, actual, required
+
+
+class TraceError(PvlockError):
+    """A trace cannot be read, written, or made sense of."""
+
+
+class LabError(PvlockError):
+    """The virtual arm64 host cannot be built or started, or ended before its command did."""
 
 
 class EngineError(PvlockError):

@@ -26,7 +26,8 @@ Value = int | str | list[int] | list[str] | None
 class Board:
     """What the device tree says: addresses are IPAs, addresses and sizes are in bytes.
 
-    The timers are interrupt IDs (PPIs are 16 to 31). `pvlock_base` is None when PV-lock is off.
+    The timers are interrupt IDs (PPIs are 16 to 31). `pvlock_base` is None when PV-lock is off,
+    `trace_base` when the machine is not traced.
     """
 
     vcpus: int
@@ -41,6 +42,8 @@ class Board:
     uart_clock_hz: int = 24_000_000
     pvlock_base: int | None = None
     pvlock_size: int = 0
+    trace_base: int | None = None
+    trace_size: int = 0
     bootargs: str = ""
     initrd_start: int | None = None
     initrd_end: int | None = None
@@ -66,8 +69,8 @@ def build(board: Board) -> bytes:
     _set(root, "interrupt-parent", _GIC_PHANDLE)
     uart = f"pl011@{board.uart_base:x}"
     nodes = [_chosen(board, uart), _cpus(board.vcpus), _psci(), _memory(board)]
-    if board.pvlock_base is not None:
-        nodes.append(_reserved(board.pvlock_base, board.pvlock_size))
+    if board.pvlock_base is not None or board.trace_base is not None:
+        nodes.append(_reserved(board))
     nodes += [_gic(board), _timer(board), _clock(board), _uart(board, uart)]
     for node in nodes:
         root.append(node)
@@ -94,6 +97,8 @@ def _check(board: Board) -> None:
     }
     if board.pvlock_base is not None:
         ranges["PV-lock"] = (board.pvlock_base, board.pvlock_size)
+    if board.trace_base is not None:
+        ranges["trace"] = (board.trace_base, board.trace_size)
     end, before = 0, ""
     for name, (base, size) in sorted(ranges.items(), key=lambda item: item[1]):
         if base < 0 or size < 1 or base + size > 2**64:
@@ -155,17 +160,24 @@ def _memory(board: Board) -> fdt.Node:
     reg = _pairs(board.ram_base, board.ram_size)
     if board.pvlock_base is not None:
         reg += _pairs(board.pvlock_base, board.pvlock_size)
+    if board.trace_base is not None:
+        reg += _pairs(board.trace_base, board.trace_size)
     return _node(f"memory@{board.ram_base:x}", [("device_type", "memory"), ("reg", reg)])
 
 
-def _reserved(base: int, size: int) -> fdt.Node:
+def _reserved(board: Board) -> fdt.Node:
     node = _node("reserved-memory", [("#address-cells", 2), ("#size-cells", 2), ("ranges", None)])
-    properties: list[tuple[str, Value]] = [
-        ("compatible", abi.DT_COMPATIBLE),
-        ("reg", _pairs(base, size)),
-        ("no-map", None),
-    ]
-    node.append(_node(f"pvlock@{base:x}", properties))
+    for name, compatible, base, size in (
+        ("pvlock", abi.DT_COMPATIBLE, board.pvlock_base, board.pvlock_size),
+        ("trace", abi.DT_TRACE_COMPATIBLE, board.trace_base, board.trace_size),
+    ):
+        if base is not None:
+            properties: list[tuple[str, Value]] = [
+                ("compatible", compatible),
+                ("reg", _pairs(base, size)),
+                ("no-map", None),
+            ]
+            node.append(_node(f"{name}@{base:x}", properties))
     return node
 
 

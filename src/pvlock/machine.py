@@ -127,12 +127,13 @@ class Machine:
         self._bootargs = bootargs
         self._loaded = False
         self.console = Console(output)
-        self.memory = GuestMemory()
+        self.memory = GuestMemory(mmap.PAGESIZE)
         try:
             self._ram = self._slot(memory_map.RAM_BASE, ram_size, "ram")
             size = region_size(vcpus)
             if pvlock:
-                self._slot(memory_map.PVLOCK_BASE, size, "pvlock", readonly=True)
+                slot = open_engine.published_slot(config, memory_map.PVLOCK_BASE, size, "pvlock")
+                self.memory.add(slot)
             self._slot(memory_map.STOLEN_TIME_BASE, size, "stolen-time", readonly=True)
             self.pvlock = PvLockRegion(self.memory, enabled=pvlock)
             self.stolen_time = StolenTimeRegion(self.memory)

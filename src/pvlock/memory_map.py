@@ -10,6 +10,8 @@ UART_SIZE: Final = 0x1000
 GICR_BASE: Final = 0x1000_0000
 GICR_STRIDE: Final = 0x2_0000
 """Bytes of redistributor frames per VCPU: RD_base and SGI_base."""
+TRACE_BASE: Final = 0x2000_0000
+"""The trace region: a slot of its own, which the guest writes."""
 PVLOCK_BASE: Final = 0x3000_0000
 """The PV-lock region: a slot of its own, read-only to the guest."""
 STOLEN_TIME_BASE: Final = 0x3020_0000

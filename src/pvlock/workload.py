@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import resources
 
+from pvlock import engines
 from pvlock.abi import Policy
 from pvlock.engines.contract import Usage
 from pvlock.errors import ConfigError, EngineError
@@ -19,6 +20,7 @@ _STEPS = 100
 RUNS = ("without", "with", "baseline")
 """Without PV-lock, with it, and with it where there are as many CPUs as VCPUs."""
 
+_TRACED = ".traced"
 _PRESENCE = {"present": True, "absent": False}
 
 Progress = Callable[[str, float], None]
@@ -126,14 +128,19 @@ def names() -> list[str]:
     """Return the names of the bundled workloads."""
     folder = resources.files("pvlock") / "guests"
     found = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    return sorted(name.removesuffix(".elf") for name in found if name.endswith(".elf"))
+    elves = (name.removesuffix(".elf") for name in found if name.endswith(".elf"))
+    return sorted(name for name in elves if not name.endswith(_TRACED))
 
 
-def image_of(name: str) -> bytes:
-    """Return the ELF file of a bundled workload. Raises ConfigError for a name there is not."""
+def image_of(name: str, trace: bool = False) -> bytes:
+    """Return the ELF file of a bundled workload, or that of the one that records its locks.
+
+    Raises ConfigError for a name there is not.
+    """
     if name not in names():
         raise ConfigError(f"no bundled guest is called {name!r}; there are: {', '.join(names())}")
-    return (resources.files("pvlock") / "guests" / f"{name}.elf").read_bytes()
+    file = f"{name}{_TRACED if trace else ''}.elf"
+    return (resources.files("pvlock") / "guests" / file).read_bytes()
 
 
 def machine_of(name: str, settings: Settings) -> tuple[int, bool]:
@@ -171,8 +178,10 @@ def run(
     ) as machine:
         machine.load(image_of(settings.guest))
         # Starting takes time too, and each VCPU ends its last turn when it next gets a CPU.
-        limit = 2 * settings.duration_ns + (vcpus + 10) * settings.slice_ns + 50_000_000
-        step, now, event = max(settings.duration_ns // _STEPS, 1), 0, None
+        limit = 2 * settings.duration_ns + (vcpus + 10) * settings.slice_ns
+        limit += machine.engine.slack_ns
+        step = max(settings.duration_ns // _STEPS, machine.engine.step_ns)
+        now, event = 0, None
         while event is None:
             if cancelled():
                 return None
@@ -188,13 +197,15 @@ def run(
 
 
 def compare(settings: Settings, progress: Progress = lambda _name, _share: None) -> Comparison:
-    """Run the workload without PV-lock, with it, and not overcommitted, two machines at a time.
+    """Run the workload without PV-lock, with it, and not overcommitted.
 
-    Ctrl-C ends it with the runs that have finished. Raises the first EngineError of a run.
+    Emulated machines run two at a time, those that share a real host one after the other. Ctrl-C
+    ends it with the runs that have finished. Raises the first EngineError of a run.
     """
     comparison = Comparison(settings)
     stop = threading.Event()
-    with ThreadPoolExecutor(max_workers=2) as pool:
+    at_once = 1 if engines.choose(settings.engine) == "kvm" else 2
+    with ThreadPoolExecutor(max_workers=at_once) as pool:
         futures = {name: pool.submit(run, name, settings, progress, stop.is_set) for name in RUNS}
         try:
             for name, future in futures.items():

@@ -2,29 +2,35 @@
 """Engines: what runs a machine's VCPUs. They are opened by name, and only then imported."""
 
 from pvlock.engines.contract import Opener
-from pvlock.errors import ConfigError, EngineUnavailable
+from pvlock.errors import ConfigError
 
 NAMES = ("auto", "emulator", "kvm")
 
 
 def choose(name: str) -> str:
-    """Return the engine that `name` stands for; `auto` takes the best that this host can run.
+    """Return the engine that `name` stands for; `auto` takes KVM only where all it needs is there.
 
     Raises EngineUnavailable, never falling back to another engine, and ConfigError for a name that
     no engine has.
     """
-    if name == "kvm":
-        raise EngineUnavailable(
-            "kvm", "not in this release of pvlock yet", "use --engine emulator, which runs anywhere"
-        )
     if name not in NAMES:
         raise ConfigError(f"no engine is called {name!r}; there are {', '.join(NAMES)}")
-    return "emulator"
+    if name == "emulator":
+        return name
+    from pvlock.engines.kvm import probe
+
+    if name == "kvm":
+        probe.require()
+        return name
+    return "kvm" if probe.usable() else "emulator"
 
 
 def opener(name: str) -> Opener:
     """Return what opens the engine called `name`; raises as choose()."""
-    choose(name)
+    if choose(name) == "kvm":
+        from pvlock.engines.kvm.engine import KvmEngine
+
+        return KvmEngine
     from pvlock.engines.emulator.engine import EmulatorEngine
 
     return EmulatorEngine

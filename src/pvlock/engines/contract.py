@@ -6,9 +6,10 @@ Handler. Device tree, loader, console and hypercalls are above it and know no en
 """
 
 import enum
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pvlock.abi import Policy
 from pvlock.memory import MemorySlot
@@ -65,11 +66,32 @@ class Switch:
     reason: str | None
 
 
+SWITCH = struct.Struct("<qiHH")
+"""A switch, packed: its time in ns, VCPU, CPU, and the place of its reason in REASONS."""
+
+READY = "ready"
+REASONS = (None, "slice", "yield", "wfi", "off", "script", READY)
+"""Why a VCPU lost its CPU; None: it got one. READY is no switch: a VCPU that was blocked or off can
+run from then on, if a CPU is free."""
+
+
+@dataclass(frozen=True)
+class Counter:
+    """The guest's counter (CNTVCT_EL0): `hz` ticks a second, `offset_ns` behind the engine's clock.
+
+    An event that the guest stamps with `ticks` was at ticks / hz seconds + `offset_ns` of the
+    engine's time, the one of Switch.
+    """
+
+    hz: int
+    offset_ns: int = 0
+
+
 @dataclass(frozen=True)
 class VcpuUsage:
-    """What one VCPU used: instructions, and ns on a CPU and waiting for one."""
+    """What one VCPU used: instructions (None: not counted), ns on a CPU and waiting for one."""
 
-    instructions: int
+    instructions: int | None
     running_ns: int
     queued_ns: int
 
@@ -101,6 +123,10 @@ class Engine(Protocol):
     """A virtual machine. Every method raises EngineError when the engine cannot go on."""
 
     name: str
+    step_ns: int
+    """The shortest run() that does not disturb the guest."""
+    slack_ns: int
+    """How much longer than its guest's own time a run may take: starting, waiting for CPUs."""
 
     def start(self, vcpu: int, entry: int, x0: int) -> None:
         """Let a VCPU start at IPA `entry` with X0, as the boot protocol says."""
@@ -133,8 +159,28 @@ class Engine(Protocol):
         """End the machine and free everything; safe to call twice."""
 
 
+@runtime_checkable
+class Recording(Protocol):
+    """What an engine has besides, if a machine on it can be traced."""
+
+    counter: Counter
+    skew_ns: int
+    """How far the clocks of two CPUs may be apart."""
+
+    def take_switches(self) -> bytes:
+        """Return the recorded switches since the last call, packed one after the other (SWITCH).
+
+        They are then forgotten, also by switches(). Those of one VCPU are in order.
+        """
+
+
 class Opener(Protocol):
     """Creates the engine's machine over the memory slots."""
+
+    def published_slot(
+        self, config: EngineConfig, base: int, size: int, name: str, /
+    ) -> MemorySlot:
+        """Return the slot, read-only to the guest, in which the engine will publish `preempted`."""
 
     def __call__(self, config: EngineConfig, slots: Sequence[MemorySlot]) -> Engine:
         """Create a machine whose VCPUs are all off."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The emulator engine as its users see it: starts a worker process and talks to it."""
 
+import base64
 import ctypes as c
 import os
 import signal
@@ -13,6 +14,10 @@ from dataclasses import asdict
 from typing import Any
 
 from pvlock.engines.contract import (
+    READY,
+    REASONS,
+    SWITCH,
+    Counter,
     EngineConfig,
     Handler,
     Switch,
@@ -33,6 +38,9 @@ class EmulatorEngine:
     """A machine in a worker process of its own (contract.Engine)."""
 
     name = "emulator"
+    step_ns = 1
+    slack_ns = 50_000_000
+    counter = Counter(1_000_000_000)
     patience_s = 30.0
     """Seconds without an answer, and without progress of any VCPU, before the worker is killed."""
 
@@ -40,6 +48,8 @@ class EmulatorEngine:
         """Start the worker; raises EngineError when it cannot create the machine."""
         self._vcpus = config.vcpus
         self._killed = ""
+        self.skew_ns = config.quantum_ns + config.exit_ns + config.switch_ns
+        self._recorded = bytearray()
         self._state = anonymous_slot(0, state_size(config.vcpus), "vcpus")
         self._last_words = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the worker lives
         ours, theirs = socket.socketpair()
@@ -69,6 +79,11 @@ class EmulatorEngine:
         except BaseException:
             self.close()
             raise
+
+    @staticmethod
+    def published_slot(config: EngineConfig, base: int, size: int, name: str) -> MemorySlot:
+        """See contract.Opener."""
+        return anonymous_slot(base, size, name, readonly=True)
 
     def start(self, vcpu: int, entry: int, x0: int) -> None:
         """See contract.Engine."""
@@ -106,7 +121,19 @@ class EmulatorEngine:
 
     def switches(self) -> list[Switch]:
         """See contract.Engine."""
-        return [Switch(*line) for line in self._call(["switches"])]
+        self._fetch_switches()
+        return [
+            Switch(time, cpu, vcpu, REASONS[what])
+            for time, vcpu, cpu, what in SWITCH.iter_unpack(self._recorded)
+            if REASONS[what] != READY
+        ]
+
+    def take_switches(self) -> bytes:
+        """See contract.Recording."""
+        self._fetch_switches()
+        taken = bytes(self._recorded)
+        self._recorded.clear()
+        return taken
 
     def close(self) -> None:
         """See contract.Engine."""
@@ -117,6 +144,22 @@ class EmulatorEngine:
             self._process.wait()
             self._last_words.close()
             self._state.close()
+
+    def _fetch_switches(self) -> None:
+        """Get what the worker recorded, in answers of bounded size, until one is empty."""
+        while True:
+            try:
+                part = base64.b64decode(self._call(["switches"]), validate=True)
+            except (TypeError, ValueError):
+                part = b"?"
+            if len(part) % SWITCH.size or any(
+                what >= len(REASONS) for *_, what in SWITCH.iter_unpack(part)
+            ):
+                self.close()
+                raise WorkerDied("it sent nonsense instead of switches", None, None)
+            self._recorded += part
+            if not part:
+                return
 
     def _call(self, request: Any, handler: Handler | None = None) -> Any:
         if self._channel is None:

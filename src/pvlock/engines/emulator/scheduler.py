@@ -80,7 +80,8 @@ class Scheduler:
     """Round robin over one queue.
 
     `first_slices` shortens the first slice of each VCPU, so that slices do not end in step.
-    `switch_ns` is what a switch costs the CPU. `switches` counts schedule-outs.
+    `switch_ns` is what a switch costs the CPU. `switches` counts schedule-outs. `record_ready` is
+    called with a VCPU that was blocked or off, and the time at which it began to wait for a CPU.
     """
 
     cpus: Cpus
@@ -92,6 +93,7 @@ class Scheduler:
     switch_ns: int = 0
     first_slices: Sequence[int] = ()
     record: Callable[[Switch], None] | None = None
+    record_ready: Callable[[int, int], None] | None = None
     queue: deque[int] = field(default_factory=deque)
     switches: int = 0
 
@@ -121,8 +123,7 @@ class Scheduler:
         task = self.tasks[vcpu]
         if task.place in (Place.RUNNING, Place.QUEUED):
             return
-        task.place, task.since = Place.QUEUED, max(now, task.since)
-        self.queue.append(vcpu)
+        self._ready(vcpu, now)
         for cpu, running in enumerate(self.on):
             if running is None:
                 self._switch_in(cpu, now)
@@ -183,6 +184,13 @@ class Scheduler:
         """Bring `running_ns` and `queued_ns` of every VCPU up to `now`."""
         for task in self.tasks:
             self._account(task, max(now, task.since))
+
+    def _ready(self, vcpu: int, now: int) -> None:
+        task = self.tasks[vcpu]
+        task.place, task.since = Place.QUEUED, max(now, task.since)
+        self.queue.append(vcpu)
+        if self.record_ready:
+            self.record_ready(vcpu, task.since)
 
     def _leave(self, cpu: int, place: Place, reason: Reason) -> None:
         now = self.cpus.clock(cpu)
@@ -268,8 +276,7 @@ class ScriptedScheduler(Scheduler):
         task = self.tasks[vcpu]
         if task.place in (Place.RUNNING, Place.QUEUED):
             return
-        task.place, task.since = Place.QUEUED, max(now, task.since)
-        self.queue.append(vcpu)
+        self._ready(vcpu, now)
         if vcpu in self._wanted:
             self._switch_in(self._wanted.index(vcpu), now)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from pvlock.engines.emulator import libunicorn as lib
 from pvlock.engines.emulator.stage2 import VTCR_EL2
+from pvlock.engines.registers import EL1H_MASKED, SYSTEM_REGISTERS, key
 from pvlock.errors import ConfigError
 
 
@@ -92,25 +93,6 @@ class VmState(c.Structure):
     )
 
 
-def _key(op0: int, op1: int, crn: int, crm: int, op2: int) -> int:
-    return op0 << 14 | op1 << 11 | crn << 7 | crm << 3 | op2
-
-
-SYSTEM_REGISTERS = {
-    "sctlr_el1": _key(3, 0, 1, 0, 0),
-    "cpacr_el1": _key(3, 0, 1, 0, 2),
-    "ttbr0_el1": _key(3, 0, 2, 0, 0),
-    "ttbr1_el1": _key(3, 0, 2, 0, 1),
-    "tcr_el1": _key(3, 0, 2, 0, 2),
-    "spsr_el1": _key(3, 0, 4, 0, 0),
-    "elr_el1": _key(3, 0, 4, 0, 1),
-    "sp_el0": _key(3, 0, 4, 1, 0),
-    "esr_el1": _key(3, 0, 5, 2, 0),
-    "far_el1": _key(3, 0, 6, 0, 0),
-    "mair_el1": _key(3, 0, 10, 2, 0),
-    "vbar_el1": _key(3, 0, 12, 0, 0),
-    "tpidr_el1": _key(3, 0, 13, 0, 4),
-}
 REGISTERS = {
     **{f"x{n}": lib.REG_X0 + n for n in range(29)},
     "x29": lib.REG_X29,
@@ -121,14 +103,13 @@ REGISTERS = {
 }
 
 _HCR_EL2, _VTTBR_EL2, _VTCR_EL2, _SCR_EL3 = (
-    _key(3, 4, 1, 1, 0),
-    _key(3, 4, 2, 1, 0),
-    _key(3, 4, 2, 1, 2),
-    _key(3, 6, 1, 1, 0),
+    key(3, 4, 1, 1, 0),
+    key(3, 4, 2, 1, 0),
+    key(3, 4, 2, 1, 2),
+    key(3, 6, 1, 1, 0),
 )
 _SCR = 1 << 10 | 1 << 8 | 1  # RW, HCE, NS; RES1 below
 _HCR = 1 << 31 | 1 << 19 | 1 << 13 | 1  # RW: EL1 is AArch64, TSC, TWI, VM
-_PSTATE_EL1H_MASKED = 0x3C5
 _FLUSH_ALL = 3
 
 Mapping = tuple[int, int, int]
@@ -160,14 +141,14 @@ class EmulatedVcpu:
                 c.c_void_p(address),
             )
             lib.check(error, f"map memory at {ipa:#x}")
-        for key, value in (
+        for register, value in (
             (_SCR_EL3, _SCR | 0x30),
             (_VTCR_EL2, VTCR_EL2),
             (_VTTBR_EL2, tables),
             (_HCR_EL2, _HCR),
         ):
-            self._native.vcpu_set_sysreg(self._pointer, key, value)
-        self._write(lib.REG_PSTATE, _PSTATE_EL1H_MASKED)
+            self._native.vcpu_set_sysreg(self._pointer, register, value)
+        self._write(lib.REG_PSTATE, EL1H_MASKED)
         self._pristine = c.c_void_p()
         lib.check(
             self._lib.uc_context_alloc(self._uc, c.byref(self._pristine)), "allocate a context"
@@ -180,7 +161,7 @@ class EmulatedVcpu:
         lib.check(self._lib.uc_context_restore(self._uc, self._pristine), "restore a context")
         self.state.flush = _FLUSH_ALL
         self.state.timer[0] = self.state.timer[1] = Timer()
-        self._write(lib.REG_PSTATE, _PSTATE_EL1H_MASKED)
+        self._write(lib.REG_PSTATE, EL1H_MASKED)
         self._write(lib.REG_PC, entry)
         self._write(lib.REG_X0, x0)
         # Unicorn takes notice of PSTATE when a system register is written.

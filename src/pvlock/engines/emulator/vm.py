@@ -14,7 +14,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pvlock import abi
-from pvlock.engines.contract import EngineConfig, Placement, SystemEvent
+from pvlock.engines.contract import (
+    READY,
+    REASONS,
+    SWITCH,
+    EngineConfig,
+    Placement,
+    SystemEvent,
+)
 from pvlock.engines.emulator import libunicorn as lib
 from pvlock.engines.emulator import psci
 from pvlock.engines.emulator.exits import Exits
@@ -35,6 +42,7 @@ STAGE2_BASE = 1 << 39
 """Physical address of the stage 2 tables: just beyond what a guest can name."""
 
 _NEVER = 1 << 62
+_MOST_RECORDED = SWITCH.size << 20
 _TIMER_PPIS = (VIRTUAL_TIMER_PPI, PHYSICAL_TIMER_PPI)
 
 Ask = Callable[[int, str, Sequence[int]], Any]
@@ -109,7 +117,7 @@ class Vm:
         self._timer_due: dict[tuple[int, int], int] = {}
         self.event: SystemEvent | None = None
         self.exits: Counter[str] = Counter()
-        self.switches: list[Switch] = []
+        self._recorded = bytearray()
         self._random = random.Random(config.seed)
         self.scheduler = self._schedule()
 
@@ -180,15 +188,29 @@ class Vm:
                 self._exit(cpu)
         return self.event
 
+    def take_switches(self) -> bytes:
+        """Return the oldest recorded switches, as many as fit into one answer, and forget them."""
+        taken = bytes(self._recorded[:_MOST_RECORDED])
+        del self._recorded[:_MOST_RECORDED]
+        return taken
+
     # -- scheduling --
+
+    def _record(self, switch: Switch) -> None:
+        what = REASONS.index(switch.reason)
+        self._recorded += SWITCH.pack(switch.time, switch.vcpu, switch.cpu, what)
+
+    def _record_ready(self, vcpu: int, time: int) -> None:
+        self._recorded += SWITCH.pack(time, vcpu, 0, REASONS.index(READY))
 
     def _schedule(self) -> Scheduler:
         config = self.config
-        record = self.switches.append if config.record else None
+        record = self._record if config.record else None
+        record_ready = self._record_ready if config.record else None
         if config.script is not None:
             scripted = ScriptedScheduler(
                 self, config.vcpus, config.pcpus, _NEVER, config.policy, self._publish,
-                record=record,
+                record=record, record_ready=record_ready,
             )  # fmt: skip
             for placement in config.script:
                 self._at(placement.time_ns, self._placer(scripted, placement))
@@ -199,7 +221,7 @@ class Vm:
         ]
         return Scheduler(
             self, config.vcpus, config.pcpus, config.slice_ns, config.policy, self._publish,
-            config.switch_ns, firsts, record,
+            config.switch_ns, firsts, record, record_ready,
         )  # fmt: skip
 
     @staticmethod

@@ -7,6 +7,7 @@ A hostile guest can at worst end this process; the parent then reads, in the mem
 which VCPU ran and where it was.
 """
 
+import base64
 import contextlib
 import ctypes as c
 import mmap
@@ -45,9 +46,7 @@ class Worker:
             "inject_abort": lambda vcpu, far: self._vm.vcpus[vcpu].inject_abort(far),
             "run": self._vm.run,
             "usage": self._usage,
-            "switches": lambda: [
-                [s.time, s.cpu, s.vcpu, s.reason] for s in self._vm.switches
-            ],
+            "switches": lambda: base64.b64encode(self._vm.take_switches()).decode(),
         }  # fmt: skip
 
     def serve(self) -> None:

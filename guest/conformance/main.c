@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Which cases run, and what is said about them: TAP 14, a line a case, evidence below it in YAML.
+ * Boot arguments: cases=GLOB,!GLOB,... profile=document|series|pvlock policy=scheduled-out|preempted
+ * observe=MS strict=1 watch=NS.
+ */
+#include "harness.h"
+#include "cases.h"
+
+#define STRING_OF(x) #x
+#define STRING(x) STRING_OF(x)
+
+static const struct test {
+	const char *clause, *tag, *name;
+	u32 needs;
+	void (*run)(void);
+} tests[] = {
+#define TEST(clause, tag, name, needs, function, what) { clause, tag, name, needs, function },
+	CASES(TEST)
+};
+
+/* For pvlock.conformance.guest, which looks for the first line in the file. */
+__attribute__((used)) const char catalogue[] = "pvlock conformance cases\n"
+#define LINE(clause, tag, name, needs, function, what) \
+	clause "\t" tag "\t" name "\t" #needs "\t" what "\n"
+	CASES(LINE);
+
+enum verdict { OK, NOT_OK, SKIPPED };
+
+static enum verdict verdict;
+static const char *reason;
+static u32 count[3];
+static char selection[512], profile[16];
+
+void fail(const char *why)
+{
+	if (verdict != NOT_OK)
+		reason = why;
+	verdict = NOT_OK;
+}
+
+void skip(const char *why)
+{
+	if (verdict == OK)
+		verdict = SKIPPED, reason = why;
+}
+
+void expect(const char *what, u64 value, u64 wanted)
+{
+	note("%s: 0x%lx\n", what, value);
+	if (value == wanted)
+		return;
+	note("%s-expected: 0x%lx\n", what, wanted);
+	fail(value == UNDEFINED ? "the call is an undefined instruction" : what);
+}
+
+void expect_true(const char *what, bool value)
+{
+	if (!value)
+		fail(what);
+}
+
+/* `*` is any characters; the pattern ends at a comma. */
+static bool matches(const char *pattern, const char *text)
+{
+	for (; *pattern && *pattern != ',' && *pattern != '*'; pattern++, text++)
+		if (*pattern != *text && (*pattern != '?' || !*text))
+			return false;
+	if (*pattern != '*')
+		return !*text;
+	for (;; text++) {
+		if (matches(pattern + 1, text))
+			return true;
+		if (!*text)
+			return false;
+	}
+}
+
+static bool in_profile(const struct test *t)
+{
+	if (same(t->tag, "pvlock"))
+		return same(profile, "pvlock");
+	return !same(t->tag, "series") || !same(profile, "document");
+}
+
+/* Patterns name cases or clauses; those that begin with ! take away. */
+static bool selected(const struct test *t)
+{
+	bool chosen = selection[0] == '!' || !selection[0];
+
+	for (const char *p = selection; *p;) {
+		bool away = *p == '!';
+
+		p += away;
+		if (matches(p, t->name) || matches(p, t->clause))
+			chosen = !away;
+		while (*p && *p++ != ',')
+			;
+	}
+	return chosen && in_profile(t);
+}
+
+static const char *missing(u32 needs)
+{
+	if (needs & PVLOCK && found.state == STATE_UNSET)
+		return "this VCPU has no structure";
+	if (needs & PVLOCK && found.state == STATE_ABSENT)
+		return "interface absent";
+	if (needs & UNSET && found.state == STATE_PRESENT)
+		return "this VCPU has a structure";
+	if (needs & UNSET && found.state == STATE_ABSENT)
+		return "interface absent";
+	if (needs & ABSENT && found.state != STATE_ABSENT)
+		return "interface present";
+	if (needs & SMCCC && !found.smccc)
+		return "no SMCCC 1.1";
+	if (needs & TIME && !found.time)
+		return "no PV time";
+	if (needs & NO_TIME && found.time)
+		return "PV time is offered";
+	if (needs & NODE && !board.pvlock_node)
+		return "no PV-lock node in the device tree";
+	if (needs & SMP && board.cpus < 2)
+		return "one VCPU";
+	if (needs & GIC && !board.gic)
+		return "no GIC that this guest knows";
+	if (needs & WATCH && !bootarg_number("watch", 0))
+		return "no boot argument watch=";
+	if (needs & (LETTER | SPARING) && policy == POLICY_UNKNOWN)
+		return "policy unknown";
+	if (needs & LETTER && policy != POLICY_SCHEDULED_OUT)
+		return "policy is preempted";
+	if (needs & SPARING && policy != POLICY_PREEMPTED)
+		return "policy is scheduled-out";
+	return NULL;
+}
+
+static void report(u32 number, const struct test *t)
+{
+	const char *evidence = notes_take();
+
+	count[verdict]++;
+	print("%sok %u - %s/%s %s", verdict == NOT_OK ? "not " : "", number, t->clause, t->tag, t->name);
+	if (verdict == SKIPPED)
+		print(" # SKIP %s", reason);
+	print("\n");
+	if (verdict != NOT_OK && !*evidence)
+		return;
+	print("  ---\n");
+	if (verdict == NOT_OK)
+		print("  message: \"%s\"\n", reason);
+	while (*evidence) {
+		char line[2] = { 0 };
+
+		print("  ");
+		do
+			line[0] = *evidence, print("%s", line);
+		while (*evidence++ != '\n');
+	}
+	print("  ...\n");
+}
+
+static void header(void)
+{
+	static const char *const conduits[] = { "none", "hvc", "smc" };
+	static const char *const states[] = { "absent", "unset", "present" };
+	static const char *const steps[] = {
+		"PSCI is older than 1.0", "PSCI_FEATURES knows no SMCCC_VERSION",
+		"SMCCC is older than 1.1", "ARCH_FEATURES knows no PV_LOCK_FEATURES",
+		"PV_LOCK_FEATURES says no", "all 5 steps of the documented order",
+	};
+
+	print("# psci: %u.%u, conduit %s, entered at EL%u\n", (u32)(found.psci_version >> 16),
+	      (u32)found.psci_version & 0xffff, conduits[board.conduit], board.entry_el);
+	print("# machine: %u VCPUs, GICv%u, %s\n", board.cpus, board.gic,
+	      board.uart_kind == UART_PL011 ? "PL011" : "16550");
+	print("# interface: %s (%s)\n", states[found.state],
+	      found.second_way ? "found by the second way in" : steps[found.steps]);
+}
+
+static void choose(void)
+{
+	char text[16];
+
+	if (!bootarg("cases", selection, sizeof(selection)))
+		selection[0] = 0;
+	if (!bootarg("profile", profile, sizeof(profile)))
+		*(u64 *)profile = 0;
+	if (!same(profile, "document") && !same(profile, "series"))
+		for (u32 i = 0; i < sizeof("pvlock"); i++)
+			profile[i] = "pvlock"[i];
+	if (!bootarg("policy", text, sizeof(text)))
+		return;
+	policy_stated = true;
+	if (same(text, "scheduled-out"))
+		policy = POLICY_SCHEDULED_OUT;
+	else if (same(text, "preempted"))
+		policy = POLICY_PREEMPTED;
+	else
+		policy_stated = false;
+}
+
+void main(void)
+{
+	u32 planned = 0, number = 0;
+
+	console_init();
+	print("\nTAP version 14\n# pvlock conformance guest, format 1\n");
+	if (!board.dtb)
+		bail_out("no device tree", 0);
+	if (!board.conduit)
+		bail_out("the device tree names no PSCI conduit", 0);
+	if (!board.cpus)
+		bail_out("the device tree names no CPU", 0);
+	choose();
+	discover();
+	header();
+	gic_init(0);
+	survey();
+	print("# policy: %s%s\n", policy_name(),
+	      policy == POLICY_UNKNOWN ? "" : policy_stated ? " (stated)" : " (inferred)");
+	for (u32 i = 0; i < LENGTH(tests); i++)
+		planned += selected(&tests[i]);
+	print("1..%u\n", planned);
+	for (u32 i = 0; i < LENGTH(tests); i++) {
+		if (!selected(&tests[i]))
+			continue;
+		verdict = OK;
+		reason = missing(tests[i].needs);
+		if (reason)
+			verdict = SKIPPED;
+		else
+			tests[i].run();
+		report(++number, &tests[i]);
+	}
+	print("# summary: %u ok, %u not ok, %u skipped\n", count[OK], count[NOT_OK], count[SKIPPED]);
+	system_off();
+}

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""BPF objects through the system's libbpf.so.1. Every use that pvlock makes of BPF is made here.
+
+A function of the kernel or of libbpf that fails raises OSError with its errno, but for loading an
+object: there libbpf says on the way what was wrong, and LoadError carries its words.
+"""
+
+import ctypes as c
+import errno
+import functools
+import os
+import threading
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pvlock.errors import EngineError, EngineUnavailable
+
+BTF = Path("/sys/kernel/btf/vmlinux")
+
+# User API of the kernel (linux/bpf.h).
+MAP_TYPE_ARRAY, MAP_TYPE_TASK_STORAGE = 2, 29
+PROG_TYPE_SYSCALL = 31
+TRACE_RAW_TP, TRACE_FENTRY = 23, 24
+_F_MMAPABLE = 1 << 10
+
+_LOG_LIMIT = 1 << 20
+_PRINT = c.CFUNCTYPE(c.c_int, c.c_int, c.c_char_p, c.c_void_p)
+_LEVEL_DEBUG = 2
+
+
+class LoadError(EngineError):
+    """The kernel or libbpf refused an object: `errno`, and in `log` what libbpf said of it."""
+
+    def __init__(self, name: str, error: int, log: str) -> None:
+        # The last lines of the verifier are its verdict; after them libbpf only repeats the errno.
+        verdict = log.split("-- END PROG LOAD LOG --")[0].split("\nprocessed ")[0]
+        lines = [line.strip() for line in verdict.splitlines() if line.strip()]
+        super().__init__(f"cannot load {name}: {os.strerror(error)}: {' | '.join(lines[-4:])}")
+        self.name, self.errno, self.log = name, error, log
+
+
+class _RunOptions(c.Structure):
+    """libbpf's struct bpf_test_run_opts."""
+
+    _fields_ = (
+        ("sz", c.c_size_t),
+        ("data_in", c.c_void_p),
+        ("data_out", c.c_void_p),
+        ("data_size_in", c.c_uint32),
+        ("data_size_out", c.c_uint32),
+        ("ctx_in", c.c_void_p),
+        ("ctx_out", c.c_void_p),
+        ("ctx_size_in", c.c_uint32),
+        ("ctx_size_out", c.c_uint32),
+        ("retval", c.c_uint32),
+        ("repeat", c.c_int),
+        ("duration", c.c_uint32),
+        ("flags", c.c_uint32),
+        ("cpu", c.c_uint32),
+        ("batch_size", c.c_uint32),
+    )
+
+
+class _MapOptions(c.Structure):
+    """The beginning of libbpf's struct bpf_map_create_opts; `sz` says that no more follows."""
+
+    _fields_ = (
+        ("sz", c.c_size_t),
+        ("btf_fd", c.c_uint32),
+        ("btf_key_type_id", c.c_uint32),
+        ("btf_value_type_id", c.c_uint32),
+        ("btf_vmlinux_value_type_id", c.c_uint32),
+        ("inner_map_fd", c.c_uint32),
+        ("map_flags", c.c_uint32),
+    )
+
+
+class _Said(threading.local):
+    """What libbpf printed in this thread, which would have been on the user's terminal."""
+
+    text = b""
+
+
+_said = _Said()
+
+
+@functools.cache
+def libbpf() -> Any:
+    """Load libbpf. Raises EngineUnavailable."""
+    try:
+        lib = c.CDLL("libbpf.so.1", use_errno=True)
+    except OSError:
+        raise EngineUnavailable(
+            "kvm", "libbpf.so.1 is not installed", "on Debian: apt-get install libbpf1"
+        ) from None
+    p, text, u32 = c.c_void_p, c.c_char_p, c.c_uint32
+    for name, result, arguments in (
+        ("libbpf_set_print", p, [_PRINT]),
+        ("libbpf_find_vmlinux_btf_id", c.c_int, [text, c.c_int]),
+        ("libbpf_probe_bpf_map_type", c.c_int, [c.c_int, p]),
+        ("libbpf_probe_bpf_prog_type", c.c_int, [c.c_int, p]),
+        ("bpf_object__open_file", p, [text, p]),
+        ("bpf_object__load", c.c_int, [p]),
+        ("bpf_object__close", None, [p]),
+        ("bpf_object__find_map_by_name", p, [p, text]),
+        ("bpf_object__find_program_by_name", p, [p, text]),
+        ("bpf_object__next_program", p, [p, p]),
+        ("bpf_map__fd", c.c_int, [p]),
+        ("bpf_map__reuse_fd", c.c_int, [p, c.c_int]),
+        ("bpf_map__set_max_entries", c.c_int, [p, u32]),
+        ("bpf_program__fd", c.c_int, [p]),
+        ("bpf_program__name", text, [p]),
+        ("bpf_program__set_autoload", c.c_int, [p, c.c_bool]),
+        ("bpf_program__attach", p, [p]),
+        ("bpf_link__destroy", c.c_int, [p]),
+        ("bpf_map_create", c.c_int, [c.c_int, text, u32, u32, u32, p]),
+        ("bpf_prog_test_run_opts", c.c_int, [c.c_int, p]),
+    ):
+        function = getattr(lib, name)
+        function.restype, function.argtypes = result, arguments
+
+    # The third argument is a va_list, which both x86-64 and arm64 pass as a pointer.
+    vsnprintf = c.CDLL(None).vsnprintf
+    vsnprintf.argtypes = [p, c.c_size_t, text, p]
+
+    @_PRINT
+    def keep(level: int, form: bytes, arguments: int) -> int:
+        if level < _LEVEL_DEBUG and len(_said.text) < _LOG_LIMIT:
+            line = c.create_string_buffer(_LOG_LIMIT)
+            vsnprintf(line, _LOG_LIMIT, form, arguments)
+            _said.text += line.value
+        return 0
+
+    lib.libbpf_set_print(keep)
+    lib.keep = keep  # libbpf keeps no reference that Python can see
+    return lib
+
+
+def _check(result: int) -> int:
+    # Since 1.0 libbpf returns -errno and sets errno too; a map or program returns its fd.
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    return result
+
+
+def _pointer(pointer: int | None) -> int:
+    if not pointer:
+        error = c.get_errno()
+        raise OSError(error, os.strerror(error))
+    return pointer
+
+
+def has_map_type(kind: int) -> bool:
+    """Say whether the kernel has maps of this type."""
+    return _check(libbpf().libbpf_probe_bpf_map_type(kind, None)) == 1
+
+
+def has_program_type(kind: int) -> bool:
+    """Say whether the kernel has programs of this type."""
+    return _check(libbpf().libbpf_probe_bpf_prog_type(kind, None)) == 1
+
+
+def has_mmapable_arrays() -> bool:
+    """Say whether an array can be mapped into a process."""
+    options = _MapOptions(sz=c.sizeof(_MapOptions), map_flags=_F_MMAPABLE)
+    fd = libbpf().bpf_map_create(MAP_TYPE_ARRAY, None, 4, 64, 1, c.byref(options))
+    if fd == -errno.EINVAL:
+        return False
+    os.close(_check(fd))
+    return True
+
+
+def has_attach_point(name: str, kind: int) -> bool:
+    """Say whether the kernel has the tracepoint (TRACE_RAW_TP) or function (TRACE_FENTRY)."""
+    found = libbpf().libbpf_find_vmlinux_btf_id(name.encode(), kind)
+    return found != -errno.ENOENT and _check(found) > 0
+
+
+class BpfObject:
+    """A compiled object: loaded on entry, its programs attached by name, gone after close().
+
+    The kernel drops links, programs and maps with the file descriptors of this process, so that
+    nothing outlives it, however it dies.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        programs: Collection[str],
+        entries: Mapping[str, int] | None = None,
+        shared: Mapping[str, int] | None = None,
+    ) -> None:
+        """Load `programs` of `path` and its maps.
+
+        `entries` sets max_entries of maps, `shared` gives file descriptors of existing maps to
+        maps of the object. Raises LoadError, and EngineUnavailable without libbpf.
+        """
+        self._lib = lib = libbpf()
+        self._links: list[int] = []
+        self._object: int | None = None
+        _said.text = b""
+        try:
+            self._object = _pointer(lib.bpf_object__open_file(str(path).encode(), None))
+            program = lib.bpf_object__next_program(self._object, None)
+            while program:
+                wanted = lib.bpf_program__name(program).decode() in programs
+                _check(lib.bpf_program__set_autoload(program, wanted))
+                program = lib.bpf_object__next_program(self._object, program)
+            for name, count in (entries or {}).items():
+                _check(lib.bpf_map__set_max_entries(self._map(name), count))
+            for name, fd in (shared or {}).items():
+                _check(lib.bpf_map__reuse_fd(self._map(name), fd))
+            _check(lib.bpf_object__load(self._object))
+        except OSError as error:
+            self.close()
+            said = _said.text.decode(errors="replace")
+            raise LoadError(path.name, error.errno or 0, said) from error
+        finally:
+            _said.text = b""
+
+    def _map(self, name: str) -> int:
+        return _pointer(self._lib.bpf_object__find_map_by_name(self._object, name.encode()))
+
+    def _program(self, name: str) -> int:
+        return _pointer(self._lib.bpf_object__find_program_by_name(self._object, name.encode()))
+
+    def map_fd(self, name: str) -> int:
+        """Return the file descriptor of a map, which belongs to this object."""
+        return _check(self._lib.bpf_map__fd(self._map(name)))
+
+    def program_fd(self, name: str) -> int:
+        """Return the file descriptor of a program, which belongs to this object."""
+        return _check(self._lib.bpf_program__fd(self._program(name)))
+
+    def attach(self, name: str) -> None:
+        """Attach a program to the hook that its section names, until close()."""
+        self._links.append(_pointer(self._lib.bpf_program__attach(self._program(name))))
+
+    def run(self, name: str, context: bytes) -> int:
+        """Run a program of type `syscall` in the calling thread; return what it returns, signed."""
+        buffer = c.create_string_buffer(context, len(context))
+        options = _RunOptions(sz=c.sizeof(_RunOptions), ctx_size_in=len(context))
+        options.ctx_in = c.addressof(buffer)
+        _check(self._lib.bpf_prog_test_run_opts(self.program_fd(name), c.byref(options)))
+        return c.c_int32(options.retval).value
+
+    def close(self) -> None:
+        """Detach and free everything; safe to call twice."""
+        while self._links:
+            self._lib.bpf_link__destroy(self._links.pop())
+        if self._object is not None:
+            self._lib.bpf_object__close(self._object)
+        self._object = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Keeps `preempted` of one VM's VCPUs current, from inside the host's kernel.
+
+bpf/publisher.bpf.c runs at each switch of a thread and writes the flags of the threads that were
+added here. The flags are a BPF array which this process maps, and which a guest can be given as a
+read-only memory slot: its loads see what the program wrote, without an exit.
+"""
+
+import errno
+import mmap
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from pvlock import abi, region
+from pvlock.abi import Policy
+from pvlock.engines.kvm import bpf
+from pvlock.errors import ConfigError, EngineError, EngineUnavailable, StateError
+
+OBJECT = Path(__file__).with_name("publisher.bpf.o")
+_PROGRAMS = {Policy.SCHEDULED_OUT: "scheduled_out", Policy.PREEMPTED: "preempted"}
+_BUSY_SECONDS = 1.0
+
+
+class Publisher:
+    """The flags of one VM: a structure of 64 bytes per VCPU (SPECIFICATION.md, section 2).
+
+    It belongs to the process that made it; when that ends, however it ends, the kernel frees all.
+    A child by fork that never execs shares the descriptors, and keeps the program until it ends.
+    """
+
+    fd: int
+    """The BPF array that holds the structures: mmapable, 64 bytes an element."""
+    buffer: memoryview
+    """Its mapping, writable, of format "B": whole pages of the host."""
+
+    def __init__(self, vcpus: int, policy: Policy) -> None:
+        """Load and attach the program of `policy`; each VCPU reads as one that is off (clause 6.6).
+
+        Raises EngineUnavailable for what the host lacks, EngineError for what else goes wrong.
+        """
+        size = region.region_size(vcpus)
+        self._off = int(policy is Policy.SCHEDULED_OUT)
+        program = _PROGRAMS[policy]
+        try:
+            self._object = bpf.BpfObject(
+                OBJECT, (program, "add", "remove"), {"flags": size // abi.STRUCTURE_STRIDE}
+            )
+        except bpf.LoadError as error:
+            raise _explain(error) from error
+        try:
+            self.fd = self._object.map_fd("flags")
+            self.buffer = memoryview(mmap.mmap(self.fd, size))
+            for start in range(0, vcpus * abi.STRUCTURE_STRIDE, abi.STRUCTURE_STRIDE):
+                self.buffer[start + abi.PREEMPTED_OFFSET] = self._off
+            self._object.attach(program)
+        except OSError as error:
+            self.close()
+            raise EngineError(f"cannot publish `preempted`: {error.strerror}") from error
+
+    def add_current_thread(self, vcpu: int, index: int | None = None) -> None:
+        """From now on the calling thread's switches set structure `index` (default: `vcpu`).
+
+        Ends with the thread, or with remove_current_thread(). Raises ConfigError for an index that
+        no structure has, EngineError when the thread is added already or is another process's.
+        """
+        index = vcpu if index is None else index
+        error = self._call("add", index) if 0 <= index < 1 << 32 else errno.ERANGE
+        who = f"the thread of VCPU {vcpu}"
+        if error == errno.ERANGE:
+            raise ConfigError(f"VCPU {vcpu} has no structure {index} in {len(self.buffer)} bytes")
+        if error == errno.EEXIST:
+            raise EngineError(f"{who} has been added already; remove it first")
+        if error == errno.EXDEV:
+            raise EngineError(f"{who} is not in the process whose threads were added before")
+        if error:
+            raise EngineError(f"cannot publish {who}: {errno.errorcode.get(error, error)}")
+
+    def remove_current_thread(self) -> None:
+        """End what add_current_thread() began; the structure then reads as a VCPU's that is off.
+
+        Does nothing in a thread that was not added.
+        """
+        error = self._call("remove", self._off)
+        if error:
+            raise EngineError(f"cannot stop publishing: {errno.errorcode.get(error, error)}")
+
+    def _call(self, program: str, argument: int) -> int:
+        # EAGAIN: another thread was preempted inside the kernel's task storage, on this CPU.
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while True:
+            error = -self._object.run(program, struct.pack("<I", argument))
+            if error != errno.EAGAIN or time.monotonic() > deadline:
+                return error
+            time.sleep(0.0001)
+
+    def close(self) -> None:
+        """Detach the program and free the flags; safe to call twice.
+
+        Memory that somebody still views (a ctypes array, a slice) stays until they let it go.
+        """
+        self._object.close()
+        self.buffer = memoryview(b"")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a host must have to publish: `there` asks it, and may raise OSError."""
+
+    what: str
+    there: Callable[[], bool]
+    remedy: str
+
+
+NEEDS = (
+    Need(
+        f"the kernel's types in {bpf.BTF}",
+        bpf.BTF.exists,
+        "take a kernel with CONFIG_DEBUG_INFO_BTF, as Debian's",
+    ),
+    Need("mmapable BPF arrays", bpf.has_mmapable_arrays, "take Linux 6.4 or newer"),
+    Need(
+        "BPF task storage",
+        lambda: bpf.has_map_type(bpf.MAP_TYPE_TASK_STORAGE),
+        "take Linux 6.4 or newer",
+    ),
+    Need(
+        "BPF programs of type syscall",
+        lambda: bpf.has_program_type(bpf.PROG_TYPE_SYSCALL),
+        "take Linux 6.4 or newer",
+    ),
+    Need(
+        "the tracepoint sched_switch",
+        lambda: bpf.has_attach_point("sched_switch", bpf.TRACE_RAW_TP),
+        "take a kernel with CONFIG_BPF_EVENTS, as Debian's",
+    ),
+)
+"""All that a kernel must have, each to be asked for alone; libbpf and the right to use it apart."""
+
+
+def _explain(error: bpf.LoadError) -> EngineError:
+    """Find out what the host lacks, by asking for it alone; else it is the error itself."""
+    if error.errno == errno.EPERM:
+        return EngineUnavailable(
+            "kvm",
+            "this process may not load BPF programs",
+            "run it as root of the host, or with CAP_BPF and CAP_PERFMON there (the root of a user"
+            " namespace, as in a rootless container, has neither)",
+        )
+    for need in NEEDS:
+        try:
+            if not need.there():
+                return EngineUnavailable("kvm", f"this host has not {need.what}", need.remedy)
+        except OSError:
+            continue  # it cannot tell
+    return error

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A VM of KVM: memory slots, VCPUs, the in-kernel GICv3, and the calls that come to us."""
+
+import ctypes as c
+import os
+from collections.abc import Iterator, Sequence
+
+from pvlock import abi, memory_map
+from pvlock.engines.kvm import ioctl
+from pvlock.engines.kvm.vcpu import KvmVcpu
+from pvlock.errors import EngineError, EngineUnavailable
+from pvlock.memory import MemorySlot
+
+_INTERRUPTS = 64
+"""As the emulator's GIC: 32 of each VCPU, 32 of devices."""
+_SPI = 1 << 24  # KVM_ARM_IRQ_TYPE_SPI in KVM_IRQ_LINE
+
+
+def open_kvm() -> int:
+    """Open /dev/kvm; raises EngineUnavailable with the remedy."""
+    try:
+        fd = os.open(ioctl.PATH, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise EngineUnavailable(
+            "kvm", f"there is no {ioctl.PATH}", "use a host whose CPU and kernel have KVM"
+        ) from None
+    except OSError as error:
+        raise EngineUnavailable(
+            "kvm", f"{ioctl.PATH}: {error.strerror}", "run as root or join the group kvm"
+        ) from error
+    version = ioctl.call(fd, ioctl.GET_API_VERSION)
+    if version != ioctl.API_VERSION:
+        os.close(fd)
+        raise EngineUnavailable(
+            "kvm", f"KVM has API version {version}", f"pvlock speaks {ioctl.API_VERSION}"
+        )
+    return fd
+
+
+class KvmVm:
+    """The kernel's half of a machine; close() frees all of it."""
+
+    def __init__(self, vcpus: int, slots: Sequence[MemorySlot], coalesced: Sequence[int]) -> None:
+        """Create the VM with `vcpus` VCPUs, all off.
+
+        `coalesced` are 4-byte registers whose writes wait in a ring for posted_writes(). Raises
+        EngineUnavailable or EngineError.
+        """
+        self.vcpus: list[KvmVcpu] = []
+        self._ring: c.Structure | None = None
+        self._kvm = open_kvm()
+        self.fd = self._gic = -1
+        try:
+            self.fd = ioctl.must("create a VM", self._kvm, ioctl.CREATE_VM, 0)
+            self._add_slots(slots)
+            self._enable(ioctl.CAP_ARM_NISV_TO_USER)
+            run_size = ioctl.must("size kvm_run", self._kvm, ioctl.GET_VCPU_MMAP_SIZE)
+            self.target = ioctl.VcpuInit()
+            ioctl.must("name its CPU", self.fd, ioctl.ARM_PREFERRED_TARGET, self.target)
+            for index in range(vcpus):
+                self.vcpus.append(KvmVcpu(self.fd, index, run_size))
+                self.vcpus[index].reset(self.target)
+            self._create_gic()
+            self._coalesce(coalesced)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Free everything that the kernel keeps; no VCPU may be running."""
+        self._ring = None
+        while self.vcpus:
+            self.vcpus.pop().close()
+        for fd in (self._gic, self.fd, self._kvm):
+            if fd >= 0:
+                os.close(fd)
+        self._gic = self.fd = self._kvm = -1
+
+    def forward_pvlock(self) -> None:
+        """Have the two PV-lock calls come to us, before any VCPU runs (kernel 6.4 or newer)."""
+        wanted = ioctl.SmcccFilter(abi.PV_LOCK_FEATURES, 2, ioctl.SMCCC_FILTER_FWD_TO_USER)
+        argument = ioctl.device_attr(ioctl.VM_SMCCC_CTRL, ioctl.VM_SMCCC_FILTER, wanted)
+        try:
+            ioctl.call(self.fd, ioctl.SET_DEVICE_ATTR, argument)
+        except OSError as error:
+            raise EngineUnavailable(
+                "kvm",
+                f"its kernel cannot forward hypercalls to user space ({error.strerror})",
+                "use Linux 6.4 or newer",
+            ) from error
+
+    def set_line(self, interrupt: int, level: bool) -> None:
+        """Raise or lower the line of shared peripheral interrupt `interrupt` (32 or higher)."""
+        line = ioctl.IrqLevel(_SPI | interrupt, int(level))
+        ioctl.must("set an interrupt line", self.fd, ioctl.IRQ_LINE, line)
+
+    def posted_writes(self) -> Iterator[tuple[int, int, int]]:
+        """Take the writes that wait in the ring: (IPA, bytes, value), oldest first."""
+        ring = self._ring
+        while ring is not None and ring.first != ring.last:
+            entry = ring.writes[ring.first % len(ring.writes)]
+            size = min(entry.len, 8)
+            write = (
+                int(entry.phys_addr),
+                size,
+                int.from_bytes(bytes(entry.data[:size]), "little"),
+            )
+            ring.first = (ring.first + 1) % len(ring.writes)
+            yield write
+
+    def _add_slots(self, slots: Sequence[MemorySlot]) -> None:
+        for number, slot in enumerate(slots):
+            # The kernel itself writes stolen time, through the guest's own mapping.
+            readonly = slot.readonly and slot.base != memory_map.STOLEN_TIME_BASE
+            region = ioctl.MemoryRegion(
+                number,
+                ioctl.MEM_READONLY if readonly else 0,
+                slot.base,
+                slot.size,
+                ioctl.address_of(slot.buffer),
+            )
+            ioctl.must(f"map slot {slot.name}", self.fd, ioctl.SET_USER_MEMORY_REGION, region)
+
+    def _create_gic(self) -> None:
+        device = ioctl.CreateDevice(ioctl.DEV_TYPE_ARM_VGIC_V3)
+        ioctl.must("create a GICv3", self.fd, ioctl.CREATE_DEVICE, device)
+        self._gic = int(device.fd)
+        for group, attr, value in (
+            (ioctl.VGIC_GRP_ADDR, ioctl.VGIC_V3_ADDR_TYPE_DIST, c.c_uint64(memory_map.GICD_BASE)),
+            (ioctl.VGIC_GRP_ADDR, ioctl.VGIC_V3_ADDR_TYPE_REDIST, c.c_uint64(memory_map.GICR_BASE)),
+            (ioctl.VGIC_GRP_NR_IRQS, 0, c.c_uint32(_INTERRUPTS)),
+            (ioctl.VGIC_GRP_CTRL, ioctl.VGIC_CTRL_INIT, None),
+        ):
+            argument = ioctl.device_attr(group, attr, value)
+            ioctl.must("set up the GICv3", self._gic, ioctl.SET_DEVICE_ATTR, argument)
+
+    def _coalesce(self, registers: Sequence[int]) -> None:
+        page = ioctl.call(self.fd, ioctl.CHECK_EXTENSION, ioctl.CAP_COALESCED_MMIO)
+        if page <= 0:  # every write is an exit of its own, then
+            return
+        for ipa in registers:
+            zone = ioctl.CoalescedZone(ipa, 4, 0)
+            ioctl.must("coalesce writes", self.fd, ioctl.REGISTER_COALESCED_MMIO, zone)
+        self._ring = self.vcpus[0].ring(page)
+
+    def _enable(self, capability: int) -> None:
+        ioctl.must(
+            f"enable capability {capability}",
+            self.fd,
+            ioctl.ENABLE_CAP,
+            ioctl.EnableCap(capability),
+        )
+
+
+def supported(fd: int, capability: int) -> int:
+    """Return what KVM_CHECK_EXTENSION says of a capability: 0 is no."""
+    try:
+        return ioctl.call(fd, ioctl.CHECK_EXTENSION, capability)
+    except OSError as error:
+        raise EngineError(f"KVM cannot say what it can: {error.strerror}") from error

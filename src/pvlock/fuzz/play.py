@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Plays one fuzz case, and judges what can be judged from outside and what the guest saw."""
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import resources
+
+from pvlock import abi
+from pvlock.abi import Policy
+from pvlock.engines.contract import SystemEvent
+from pvlock.errors import ConfigError, PvlockError
+from pvlock.fuzz.case import Case
+from pvlock.machine import Machine
+
+RAM_SIZE = 16 << 20
+_MOST_PROBLEMS = 10
+_LONGEST_OPERATION_NS = 2_000_000
+"""Guest time after which a case has got stuck: this much for each operation of VCPU 0."""
+_STEP_NS = 400
+_LOOKS_PER_PACE = 32
+
+
+@dataclass(frozen=True)
+class Played:
+    """How a case went: `problems` is empty if nothing is wrong.
+
+    `operations` counts those of all VCPUs, 0 if the guest did not come to its end. `digest` is of
+    everything that a run leaves: memory, console, switches, usage.
+    """
+
+    operations: int
+    problems: tuple[str, ...]
+    digest: str
+    cancelled: bool = False
+
+
+def guest() -> bytes:
+    """Return the ELF file of the fuzzer guest. Raises ConfigError where it was not built."""
+    path = resources.files("pvlock") / "fuzz" / "guest.elf"
+    if not path.is_file():
+        raise ConfigError("the fuzzer guest is not built: make native")
+    return path.read_bytes()
+
+
+def play(case: Case, cancelled: Callable[[], bool] = lambda: False) -> Played:
+    """Run `case` to its end, looking at the flags now and then.
+
+    Whatever the guest brings the engine to is a problem in the result. Raises ConfigError for a
+    case that no machine can be made of.
+    """
+    problems: list[str] = []
+    with _machine(case) as machine:
+        machine.load(guest())
+        event, stopped = None, False
+        try:
+            for until in _times(case):
+                event = machine.run(until)
+                problems += flag_problems(machine, case)
+                stopped = cancelled()
+                if event is not None or stopped or len(problems) >= _MOST_PROBLEMS:
+                    break
+            digest = _digest(machine)
+        except PvlockError as error:
+            problems.append(f"{type(error).__name__}: {error}")
+            digest = ""
+        operations, reported = _read(machine.console.text)
+    if not stopped and not problems:
+        if event is not SystemEvent.OFF:
+            how = "got stuck" if event is None else f"ended by {event}"
+            problems.append(f"the guest {how}: {_last_line(machine.console.text)}")
+        problems += reported
+    return Played(operations, tuple(problems[:_MOST_PROBLEMS]), digest, stopped)
+
+
+def _machine(case: Case) -> Machine:
+    return Machine(
+        case.vcpus,
+        case.pcpus,
+        engine=case.engine,
+        pvlock=case.pvlock,
+        policy=case.policy,
+        ram_size=RAM_SIZE,
+        slice_ns=case.slice_ns,
+        quantum_ns=case.quantum_ns,
+        seed=case.seed,
+        bootargs=f"seed={case.seed} operations={case.operations}",
+        record=case.engine == "emulator",
+        trap_wfe=case.trap_wfe,
+        exit_ns=case.exit_ns,
+    )
+
+
+def _times(case: Case) -> Iterator[int]:
+    """Yield the times at which to look, in ns: at random, and less often as the run gets long."""
+    source, now, pace = random.Random(case.seed), 0, _STEP_NS * case.operations
+    looks = 0
+    while now < case.operations * _LONGEST_OPERATION_NS + 100_000_000:
+        now += source.randrange(1, 2 * pace)
+        looks += 1
+        if looks % _LOOKS_PER_PACE == 0:
+            pace *= 2
+        yield now
+
+
+def flag_problems(machine: Machine, case: Case) -> list[str]:
+    """Compare every byte of the region with what the record of switches says it must be.
+
+    Only the emulator keeps a record; on another engine there is nothing to compare with.
+    """
+    if case.engine != "emulator" or not case.pvlock:
+        return []
+    lost: dict[int, str | None] = {switch.vcpu: switch.reason for switch in machine.switches()}
+    found = []
+    for vcpu, address in machine.pvlock.addresses.items():
+        reason = lost.get(vcpu, "off")
+        if case.policy is Policy.SCHEDULED_OUT:
+            wanted = reason is not None
+        else:
+            wanted = reason in ("slice", "yield", "script")
+        expected = int(wanted).to_bytes(8, "little").ljust(abi.STRUCTURE_SIZE, b"\0")
+        actual = machine.memory.read(address, abi.STRUCTURE_SIZE, "fuzz")
+        if actual != expected:
+            state = "on a CPU" if reason is None else f"off its CPU ({reason})"
+            time = machine.usage().time_ns
+            found.append(f"at {time} ns VCPU {vcpu} is {state}, its structure is {actual.hex()}")
+    return found
+
+
+def _read(console: str) -> tuple[int, list[str]]:
+    """Return the operations that the guest counted, and what it saw to be wrong."""
+    lines = [line.split() for line in console.splitlines()]
+    if not lines or lines[-1] != ["end"]:
+        return 0, [f"the guest did not finish its report: {_last_line(console)}"]
+    counts = {" ".join(line[:-1]): int(line[-1]) for line in lines[1:-1] if line[-1].isdecimal()}
+    wrong = {name: count for name, count in counts.items() if name.startswith("wrong ")}
+    problems = [f"the guest saw {name}, {count} times" for name, count in wrong.items() if count]
+    if len(wrong) != 5 or not counts.get("operations"):
+        problems.append("the guest's report is not complete")
+    return counts.get("operations", 0), problems
+
+
+def _last_line(console: str) -> str:
+    lines = console.strip().splitlines()
+    return lines[-1] if lines else "it printed nothing"
+
+
+def _digest(machine: Machine) -> str:
+    digest = hashlib.sha256(machine.console.text.encode())
+    digest.update(repr((machine.usage(), machine.switches())).encode())
+    for slot in machine.memory.slots:
+        digest.update(slot.buffer)
+    return digest.hexdigest()

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where this machine gets its Debian packages from."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+_KEYRING = "debian-archive-keyring"
+
+
+def mirror(root: Path = Path("/")) -> str | None:
+    """Return the URI of the Debian archive that apt uses here, or None: take mmdebstrap's own.
+
+    That is the first source of this machine's own release with the component main, signed by
+    Debian's own keys. On a machine that is no Debian there is none.
+    """
+    try:
+        release = dict(
+            line.split("=", 1)
+            for line in (root / "etc/os-release").read_text("utf-8").splitlines()
+            if "=" in line
+        )
+    except OSError:
+        return None
+    codename = release.get("VERSION_CODENAME", "").strip("\"'")
+    if release.get("ID", "").strip("\"'") != "debian" or not codename:
+        return None
+    for uri, suites, components, signed_by in _sources(root / "etc/apt"):
+        ours = codename in suites and "main" in components
+        if ours and (not signed_by or _KEYRING in signed_by):
+            return uri
+    return None
+
+
+def _sources(folder: Path) -> Iterator[tuple[str, list[str], list[str], str]]:
+    """Give each source's URI, suites, components and keys; see sources.list(5)."""
+    files = [folder / "sources.list", *sorted((folder / "sources.list.d").glob("*"))]
+    for path in files:
+        try:
+            text = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError):
+            continue
+        text = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+        if path.suffix == ".list":
+            yield from _lines(text)
+        elif path.suffix == ".sources":
+            yield from _stanzas(text)
+
+
+def _lines(text: str) -> Iterator[tuple[str, list[str], list[str], str]]:
+    for line in text.splitlines():
+        match = re.match(r"\s*deb\s+(?:\[([^]]*)\]\s*)?(\S+)\s+(\S+)\s+(.*)", line)
+        if match:
+            options, uri, suite, components = match.groups(default="")
+            signed_by = re.search(r"signed-by=(\S+)", options)
+            yield uri, [suite], components.split(), signed_by[1] if signed_by else ""
+
+
+def _stanzas(text: str) -> Iterator[tuple[str, list[str], list[str], str]]:
+    for stanza in re.split(r"\n\s*\n", text):
+        pairs = re.findall(r"(?mi)^([\w-]+):((?:.*)(?:\n[ \t].*)*)", stanza)
+        fields = {name.lower(): value.split() for name, value in pairs}
+        off = fields.get("enabled", ["yes"])[:1] in (["no"], ["false"])
+        if off or "deb" not in fields.get("types", []):
+            continue
+        for uri in fields.get("uris", []):
+            keys = " ".join(fields.get("signed-by", []))
+            yield uri, fields.get("suites", []), fields.get("components", []), keys
