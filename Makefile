@@ -47,6 +47,7 @@ check: $(VENV)/developed
 
 bench: $(VENV)/developed
 	$(BIN)/python benchmarks/gain.py
+	$(BIN)/python benchmarks/trace_cost.py
 	$(BIN)/python benchmarks/speed.py --write
 
 fuzz: $(VENV)/installed

@@ -7,6 +7,7 @@ the one in the PyPI package ziglang, so no system toolchain is needed.
 
 import importlib.util
 import platform
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,7 @@ GUEST_FLAGS = [
 ]
 
 TRACED = ["-DPVLOCK_TRACE"]
+ELF_EXECUTABLE = 2
 
 
 def build_guest(sources: list[Path], output: Path, flags: list[str] | None = None) -> None:
@@ -70,6 +72,27 @@ def build_fuzzer() -> None:
     """Build the hostile guest of guest/fuzz/ into src/pvlock/fuzz/guest.elf."""
     sources = sorted((GUEST / "fuzz").glob("*.[cS]"))
     build_guest([*sources, *library_sources()], OUT / "fuzz" / "guest.elf")
+
+
+def build_conformance() -> None:
+    """Build guest/conformance/, position-independent, as ELF file and as Linux Image."""
+    folder = GUEST / "conformance"
+    elf = OUT / "conformance" / "guest.elf"
+    flags = [flag for flag in GUEST_FLAGS if flag not in ("-static", "-fno-pic")]
+    command = [*ZIG_CC, *WARNINGS, *flags, "-fpie", "-pie", "-T", str(folder / "conformance.ld")]
+    sources = sorted(folder.glob("*.[cS]"))
+    elf.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run([*command, *map(str, sources), "-o", str(elf)], check=True)
+    data = bytearray(elf.read_bytes())
+    # It relocates itself, and as an ELF file it has an address: an executable, no shared object.
+    struct.pack_into("<H", data, 16, ELF_EXECUTABLE)
+    elf.write_bytes(data)
+    image = bytearray()
+    start, count = struct.unpack_from("<Q", data, 32)[0], struct.unpack_from("<H", data, 56)[0]
+    for header in range(start, start + 56 * count, 56):
+        offset, address, _, size = struct.unpack_from("<4Q", data, header + 8)
+        image += bytes(address - len(image)) + data[offset : offset + size]
+    elf.with_suffix(".Image").write_bytes(image)
 
 
 def build_bpf(source: Path, output: Path) -> None:
@@ -111,6 +134,7 @@ class CustomBuildHook(Hook):  # type: ignore[type-arg]
             return
         build_guests()
         build_fuzzer()
+        build_conformance()
         build_publisher()
         build_helper()
         build_data["pure_python"] = False
@@ -126,5 +150,6 @@ def _platform_tag() -> str:
 if __name__ == "__main__":
     build_guests()
     build_fuzzer()
+    build_conformance()
     build_helper()
     build_publisher()

@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import build_native  # noqa: E402 - it is beside the tests, not installed
 

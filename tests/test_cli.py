@@ -179,12 +179,6 @@ def test_an_unknown_guest_is_answered_with_those_there_are() -> None:
     assert "mutex" in complaint(pvlock("run", "nonesuch"))
 
 
-def test_kvm_is_a_clear_error() -> None:
-    line = complaint(pvlock("run", "--engine", "kvm"))
-    assert "kvm" in line
-    assert "--engine emulator" in line
-
-
 def files() -> dict[str, bytes]:
     return {
         "empty": b"",

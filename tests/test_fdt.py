@@ -115,6 +115,19 @@ def test_without_pvlock() -> None:
     assert u64s(tree, "/memory@40000000", "reg") == [0x4000_0000, 64 << 20]
 
 
+def test_trace() -> None:
+    traced = replace(BOARD, trace_base=0x2000_0000, trace_size=0x2000)
+    for board, pvlock in ((traced, True), (replace(traced, pvlock_base=None), False)):
+        tree = parse(board)
+        node = "/reserved-memory/trace@20000000"
+        assert value(tree, node, "compatible") == [abi.DT_TRACE_COMPATIBLE]
+        assert u64s(tree, node, "reg") == [0x2000_0000, 0x2000]
+        assert tree.exist_property("no-map", node)
+        assert u64s(tree, "/memory@40000000", "reg")[-2:] == [0x2000_0000, 0x2000]
+        assert tree.exist_node(PVLOCK_NODE) is pvlock
+    assert not parse(BOARD).exist_node("/reserved-memory/trace@20000000")
+
+
 def test_gic() -> None:
     tree = parse(BOARD)
     assert value(tree, "/intc@8000000", "compatible") == ["arm,gic-v3"]

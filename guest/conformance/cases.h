@@ -12,7 +12,7 @@ enum need {
 	ANY = 0,
 	SMCCC = 1 << 0,		/* SMCCC 1.1, found in the documented order */
 	PVLOCK = 1 << 1,	/* this VCPU has a structure */
-	UNSET = 1 << 2,		/* the calls exist, but this VCPU has no structure */
+	UNSET = 1 << 2,		/* ARCH_FEATURES or the device tree says yes, PV_LOCK_FEATURES no */
 	ABSENT = 1 << 3,	/* no PV-lock is offered */
 	NODE = 1 << 4,		/* the device tree has a PV-lock node */
 	SMP = 1 << 5,		/* two VCPUs or more */
@@ -26,6 +26,7 @@ enum need {
 	OVERCOMMIT = 1 << 12,	/* more VCPUs than CPUs */
 	STALE = 1 << 13,	/* the structures hold something when the guest first asks for them */
 	LSE = 1 << 14,		/* the CPU has LSE atomics */
+	BLOCKS = 1 << 15,	/* a VCPU that waits in WFI leaves its CPU */
 };
 
 #define CASES(CASE)                                                                              \
@@ -105,7 +106,7 @@ CASE("6.6", "pvlock", "never-started", PVLOCK | SMP | NODE, never_started,      
      "a VCPU that was never started reads 1 under scheduled-out, 0 under preempted")              \
 CASE("6.6", "pvlock", "off-vcpu", PVLOCK | SMP, off_vcpu,                                         \
      "a VCPU that is off reads 1 under scheduled-out, 0 under preempted")                         \
-CASE("6.3", "document", "blocked-letter", PVLOCK | SMP | GIC | LETTER, blocked_letter,            \
+CASE("6.3", "document", "blocked-letter", PVLOCK | SMP | GIC | LETTER | BLOCKS, blocked_letter,   \
      "under scheduled-out a VCPU that waits in WFI reads 1")                                      \
 CASE("6.4", "pvlock", "blocked-sparing", PVLOCK | SMP | GIC | SPARING, blocked_sparing,           \
      "under preempted a VCPU that waits in WFI reads 0")                                          \
@@ -161,6 +162,7 @@ struct discovery {
 	bool smccc, second_way, our_uid;
 	enum state state;
 	bool time;
+	bool wakes;	/* VCPU 1 slept in WFI, and an SGI woke it */
 	u32 uid[4];
 };
 extern struct discovery found;
@@ -188,8 +190,11 @@ const char *policy_name(void);
 const u64 *structure(u32 cpu);
 /* Look at a flag until it has not changed for a while; return it. */
 u64 settled(const u64 *flag);
-/* Note what a structure holds besides its flag; padding() and zero_or_one() judge it. */
+/* Let VCPU 1 wait in WFI, tell what its flag then was, wake it; false: something went wrong. */
+bool sleep_and_wake(u64 *flag);
+/* Read a flag, and count what a structure must never hold. */
 u64 look(u32 cpu);
+extern u64 odd_values, odd_padding;
 
 /* ---- looking on while VCPUs run: observe.c ---- */
 void observe(void);	/* once, when a case first needs it */

@@ -14,11 +14,12 @@ enum {
 	NS16550_THR = 0,
 	NS16550_LSR = 5,
 	NS16550_LSR_THRE = 1 << 5,
-	PATIENCE = 1000000,	/* looks at a transmitter that never gets ready */
+	PATIENCE = 100000,	/* looks at a transmitter that never gets ready */
 	NOTES = 4096,
 };
 
 static u32 room, used;
+static bool deaf;	/* never got ready: it is not worth waiting again */
 static char notes[NOTES];
 
 static u32 uart_read(u32 offset)
@@ -57,15 +58,19 @@ static void put(char c)
 {
 	if (board.uart_kind == UART_PL011) {
 		/* Look at the flags, which may cost an exit, once for each FIFO full of bytes. */
-		for (u32 i = 0; !room && i < PATIENCE; i++)
+		for (u32 i = 0; !room && !deaf; i++) {
 			if (uart_read(PL011_FR) & PL011_FR_TXFE)
 				room = PL011_FIFO;
+			deaf = i == PATIENCE;
+		}
 		room -= !!room;
 		uart_write(PL011_DR, (unsigned char)c);
 	} else if (board.uart_kind == UART_NS16550) {
-		for (u32 i = 0; i < PATIENCE; i++)
+		for (u32 i = 0; !deaf; i++) {
 			if (uart_read(NS16550_LSR << board.uart_shift) & NS16550_LSR_THRE)
 				break;
+			deaf = i == PATIENCE;
+		}
 		uart_write(NS16550_THR, (unsigned char)c);
 	}
 }

@@ -32,7 +32,7 @@ typedef uint64_t u64;
 /* ---- what the device tree says: fdt.c ---- */
 enum uart { UART_NONE, UART_PL011, UART_NS16550 };
 enum conduit { CONDUIT_NONE, CONDUIT_HVC, CONDUIT_SMC };
-enum { MAX_RANGES = 16, MAX_BOOTARGS = 1024 };
+enum { MAX_RANGES = 16, MAX_BOOTARGS = 4096 };
 
 struct range {
 	u64 base, size;

@@ -218,6 +218,7 @@ beat:
  * instruction. Any other exception ends the run.
  */
 .balign 2048
+.global vectors
 vectors:
 .rept	16
 	.balign 128

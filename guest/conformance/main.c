@@ -30,7 +30,7 @@ enum verdict { OK, NOT_OK, SKIPPED };
 static enum verdict verdict;
 static const char *reason;
 static u32 count[3];
-static char selection[512], profile[16];
+static char selection[MAX_BOOTARGS], profile[16];
 
 void fail(const char *why)
 {
@@ -78,9 +78,11 @@ static bool matches(const char *pattern, const char *text)
 
 static bool in_profile(const struct test *t)
 {
+	bool document = same(profile, "document");
+
 	if (same(t->tag, "pvlock"))
-		return same(profile, "pvlock");
-	return !same(t->tag, "series") || !same(profile, "document");
+		return !document && !same(profile, "series");
+	return !document || !same(t->tag, "series");
 }
 
 /* Patterns name cases or clauses; those that begin with ! take away. */
@@ -122,8 +124,8 @@ static const char *missing(u32 needs)
 		return "no PV-lock node in the device tree";
 	if (needs & SMP && board.cpus < 2)
 		return "one VCPU";
-	if (needs & GIC && !board.gic)
-		return "no GIC that this guest knows";
+	if (needs & GIC && !found.wakes)
+		return "no GIC that this guest can wake a VCPU with";
 	if (needs & WATCH && !bootarg_number("watch", 0))
 		return "no boot argument watch=";
 	if (needs & (LETTER | SPARING) && policy == POLICY_UNKNOWN)
@@ -182,13 +184,9 @@ static void choose(void)
 {
 	char text[16];
 
-	if (!bootarg("cases", selection, sizeof(selection)))
-		selection[0] = 0;
-	if (!bootarg("profile", profile, sizeof(profile)))
-		*(u64 *)profile = 0;
-	if (!same(profile, "document") && !same(profile, "series"))
-		for (u32 i = 0; i < sizeof("pvlock"); i++)
-			profile[i] = "pvlock"[i];
+	/* What is not given stays empty: all of it. */
+	bootarg("cases", selection, sizeof(selection));
+	bootarg("profile", profile, sizeof(profile));
 	if (!bootarg("policy", text, sizeof(text)))
 		return;
 	policy_stated = true;
@@ -212,11 +210,18 @@ void main(void)
 		bail_out("the device tree names no PSCI conduit", 0);
 	if (!board.cpus)
 		bail_out("the device tree names no CPU", 0);
+	/* HVC would call this guest's own EL2, where nothing is. */
+	if (board.entry_el == 2 && board.conduit == CONDUIT_HVC) {
+		board.conduit = CONDUIT_NONE;
+		bail_out("entered at EL2, but the conduit is hvc", 0);
+	}
 	choose();
 	discover();
 	header();
 	gic_init(0);
 	survey();
+	print("# wake: %s\n", found.wakes ? "an SGI woke VCPU 1 from WFI" :
+	      board.cpus < 2 || !board.gic ? "not tried" : "an SGI did not wake VCPU 1 from WFI");
 	print("# policy: %s%s\n", policy_name(),
 	      policy == POLICY_UNKNOWN ? "" : policy_stated ? " (stated)" : " (inferred)");
 	for (u32 i = 0; i < LENGTH(tests); i++)

@@ -80,6 +80,8 @@ struct vcpu {
 	u64 random;
 	const u64 *structure;	/* of PV-lock; NULL: not told yet */
 	u64 frame;		/* of the redistributor */
+	u64 nursed;		/* `gic_writes` when that was last put right */
+	bool dirty;		/* the CPU interface was written to since it was put right */
 	u64 done[KINDS], faults, wrong[WRONGS];
 } ALIGNED(CACHE_LINE);
 
@@ -99,6 +101,7 @@ struct seat fuzz_seats[MAX_VCPUS];
 static char stacks[MAX_VCPUS][STACK_SIZE] ALIGNED(16);
 static struct target targets[20];
 static u32 n_targets;
+static u64 gic_writes;		/* wild ones, to the distributor and any redistributor */
 
 static u64 next(struct vcpu *v)
 {
@@ -296,8 +299,11 @@ static void power(u32 cpu)
 /* What the timer of a VCPU needs to wake it, whatever was written to its redistributor. */
 static void nurse(u32 cpu)
 {
-	u64 frame = vcpus[cpu].frame;
+	u64 frame = vcpus[cpu].frame, seen = load_acquire(&gic_writes);
 
+	if (vcpus[cpu].nursed == seen)
+		return;
+	vcpus[cpu].nursed = seen;
 	write32(board.gicd + GICD_CTLR, GICD_CTLR_ARE_GROUPS);
 	write32(frame + GICR_ICACTIVER0, ~0u);
 	write32(frame + GICR_IGROUPR0, ~0u);
@@ -315,6 +321,9 @@ static void repair(u32 cpu)
 			{ PMR, 0xff }, { GRPEN0, 1 }, { GRPEN1, 1 } };
 
 	nurse(cpu);
+	if (!vcpus[cpu].dirty)
+		return;
+	vcpus[cpu].dirty = false;
 	for (u32 i = 0; i < sizeof(healthy) / sizeof(healthy[0]); i++)
 		write_sysreg(&vcpus[cpu], healthy[i].sysreg, healthy[i].value);
 }
@@ -386,9 +395,10 @@ static void store_somewhere(u32 cpu)
 	if (is_in(a, board.uart, 64))
 		a += 128; /* its data register would print */
 	op(v, entry(fuzz_stores, 32, n), a, next(v) | 2);
-	/* Nobody else would do it for VCPU 0, which does it for everybody. */
-	if (is_in(a, board.gicd, board.gicd_size) || is_in(a, vcpus[0].frame, GICR_FRAMES))
-		nurse(0);
+	if (is_in(a, board.gicd, board.gicd_size) || is_in(a, board.gicr, board.gicr_size)) {
+		__atomic_fetch_add(&gic_writes, 1, __ATOMIC_ACQ_REL);
+		nurse(0); /* nobody else would: VCPU 0 does it for all others */
+	}
 }
 
 static void load_somewhere(struct vcpu *v)
@@ -460,6 +470,7 @@ static void turn(u32 cpu)
 		load_somewhere(v);
 		break;
 	case REGISTERS:
+		v->dirty = true; /* to read may be to acknowledge */
 		op(v, entry(below(v, 2) ? fuzz_reads : fuzz_writes, 8, below(v, SYSREGS)), 0,
 		   number(v));
 		break;
@@ -480,9 +491,11 @@ static void turn(u32 cpu)
 		break;
 	case RETURNS:
 		/* M[4], AArch32, is left out: the registers would be others. */
+		v->dirty = true;
 		op(v, fuzz_eret, 0, next(v) & ~16ul);
 		break;
 	case INTERRUPTS:
+		v->dirty = true;
 		op(v, fuzz_open, 0, 0);
 		break;
 	case FLAT:
@@ -504,6 +517,7 @@ static void prepare(u32 cpu)
 		     : : "r"(fuzz_vectors), "r"(3ul << 20));
 	if (ipa != ~0ul)
 		store(&vcpus[cpu].structure, (const u64 *)ipa);
+	vcpus[cpu].dirty = true;
 	repair(cpu);
 }
 
@@ -594,6 +608,7 @@ void main(void)
 	pv_init(0);
 	for (u32 i = 0; i < board.vcpus; i++) {
 		vcpus[i].random = (seed + 1) * 0x9e3779b97f4a7c15ul ^ (i + 1) * 0xbf58476d1ce4e5b9ul;
+		vcpus[i].nursed = ~0ul;
 		vcpus[i].frame = redistributor(board.mpidr[i]);
 		fuzz_seats[i] = (struct seat){ stacks[i] + STACK_SIZE, secondary, i, board.mpidr[i] };
 	}

@@ -99,10 +99,12 @@ bool payload_lock(u32 cpu)
 			wait_pv(cpu, ticket);
 		else
 			wait_plain(ticket);
+		trace(cpu, ACQUIRED, &serving, NOBODY);
 		spin_end(cpu);
+	} else {
+		trace(cpu, ACQUIRED, &serving, NOBODY);
 	}
 	store(&owner_cpu, cpu);
-	trace(cpu, ACQUIRED, &serving, NOBODY);
 	return true;
 }
 

@@ -7,19 +7,24 @@ Exit status: 0 done; 1 the run failed; 2 the command line makes no sense; 130 Ct
 import contextlib
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from pvlock import __version__, engines
 from pvlock.abi import Policy
+from pvlock.cli_check import check
+from pvlock.cli_doctor import doctor
+from pvlock.cli_explain import explain
 from pvlock.cli_fuzz import fuzz
 from pvlock.cli_lab import lab
+from pvlock.cli_output import json_writer
 from pvlock.cli_sweep import sweep
-from pvlock.errors import ConfigError, PvlockError
+from pvlock.cli_trace import TraceFiles
+from pvlock.errors import ConfigError, EngineUnavailable, PvlockError
 from pvlock.memory_map import MAX_VCPUS
 
 if TYPE_CHECKING:
@@ -31,6 +36,12 @@ _MAX_NS = 3_600 * 1_000_000_000
 _MOST_NS = 1_000_000
 """What machine.Machine takes as a quantum or a cost."""
 _VCPUS = click.IntRange(1, MAX_VCPUS)
+_PCPUS = 4
+_EMULATED_HOST = ("--slice", "--quantum", "--wfe", "--exit-cost", "--switch-cost")
+_WHY_AUTO = {
+    "kvm": "this host has all that it needs",
+    "emulator": "kvm cannot run here, see pvlock doctor",
+}
 _INTERRUPTED = 130
 
 
@@ -69,7 +80,11 @@ def cli() -> None:
 @click.option(
     "--vcpus", type=_VCPUS, default=8, show_default=True, help="VCPUs of the guest, 1 to 512."
 )
-@click.option("--pcpus", type=_VCPUS, default=4, show_default=True, help="CPUs that they share.")
+@click.option(
+    "--pcpus",
+    type=_VCPUS,
+    help="CPUs that they share.  [default: 4; with kvm at most those that pvlock may use]",
+)
 @click.option(
     "--duration",
     "duration_ns",
@@ -144,9 +159,16 @@ def cli() -> None:
 @click.option("--no-pvlock", is_flag=True, help="A file: run it on a machine without PV-lock.")
 @click.option("--append", default="", help="A file: the kernel command line (boot arguments).")
 @click.option("--json", "json_to", metavar="FILE|-", help="Write the results as JSON.")
+@click.option(
+    "--trace",
+    "trace_to",
+    metavar="FILE",
+    help="Write a trace for Perfetto and `pvlock explain`. A workload: two, FILE's name with"
+    " .without and .with in it; its guest records its locks.",
+)
 def run(
-    guest: str, json_to: str | None, no_pvlock: bool, append: str, wfe: str, policy: str | None,
-    **options: Any,
+    guest: str, json_to: str | None, trace_to: str | None, no_pvlock: bool, append: str, wfe: str,
+    policy: str | None, **options: Any,
 ) -> None:  # fmt: skip
     """Run GUEST and show what PV-lock buys.
 
@@ -155,18 +177,38 @@ def run(
     """
     say = sys.stderr if json_to == "-" else sys.stdout
     chosen = engines.choose(options["engine"])
+    note = f" (auto: {_WHY_AUTO[chosen]})" if options["engine"] == "auto" else ""
+    options["engine"] = chosen
+    if chosen == "kvm":
+        _refuse_emulated_host(click.get_current_context())
+    options["pcpus"] = options["pcpus"] or _default_pcpus(chosen)
     is_file = os.sep in guest or Path(guest).is_file()
     policy = policy or _default_policy(guest if is_file else None)
-    note = " (auto: the only one in this release)" if options["engine"] == "auto" else ""
     out = sys.stderr if is_file else say
     print(f"pvlock {__version__}: engine {chosen}{note}, policy {policy}", file=out, flush=True)
     settings = _settings(guest, wfe, policy, options)
     if is_file:
-        _run_file(settings, chosen, not no_pvlock, append, json_to)
+        _run_file(settings, chosen, not no_pvlock, append, json_to, trace_to)
         return
     if no_pvlock or append:
         raise click.UsageError("--no-pvlock and --append are for a guest file, not a workload")
-    _run_workload(settings, chosen, json_to, say)
+    _run_workload(settings, chosen, json_to, trace_to, say)
+
+
+def _refuse_emulated_host(context: click.Context) -> None:
+    """Refuse what describes a host that is emulated, where it was asked for."""
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "")
+        option = parameter.opts[0]
+        if option in _EMULATED_HOST and given is not ParameterSource.DEFAULT:
+            raise click.UsageError(
+                f"{option}: the kvm engine runs on a real host, which has its own; "
+                "--engine emulator takes it"
+            )
+
+
+def _default_pcpus(engine: str) -> int:
+    return min(_PCPUS, len(os.sched_getaffinity(0))) if engine == "kvm" else _PCPUS
 
 
 def _default_policy(file: str | None) -> Policy:
@@ -185,44 +227,52 @@ def _settings(guest: str, wfe: str, policy: str, options: dict[str, Any]) -> "Se
     return Settings(guest=guest, trap_wfe=wfe == "trap", policy=Policy(policy), **options)
 
 
-def _run_workload(settings: "Settings", engine: str, json_to: str | None, say: Any) -> None:
+def _run_workload(
+    settings: "Settings", engine: str, json_to: str | None, trace_to: str | None, say: Any
+) -> None:
     from rich.console import Console
 
     from pvlock import report, workload
 
     workload.image_of(settings.guest)
-    with _writer(json_to) as write, _progress(say) as progress:
-        comparison = workload.compare(settings, progress)
+    files = TraceFiles(trace_to, workload.RUNS[:2]) if trace_to else None
+    with json_writer(json_to) as write, _progress(say) as progress:
+        comparison = workload.compare(settings, progress, trace=files is not None)
         write(report.to_json(report.as_dict(comparison, engine)))
     console = Console(file=say, width=None if say.isatty() else 100, highlight=False)
     if comparison.runs:
         console.print(report.table(comparison))
     console.print("\n" + report.sentence(comparison))
+    for name, result in comparison.runs.items():
+        if files and result.events is not None:
+            files.write(name, result.events, say)
     if comparison.interrupted:
         sys.exit(_INTERRUPTED)
 
 
 def _run_file(
-    settings: "Settings", engine: str, pvlock: bool, append: str, json_to: str | None
-) -> None:
+    settings: "Settings", engine: str, pvlock: bool, append: str, json_to: str | None,
+    trace_to: str | None,
+) -> None:  # fmt: skip
     from dataclasses import asdict
 
     from pvlock import report
     from pvlock.machine import Machine
 
     console = sys.stderr.buffer if json_to == "-" else sys.stdout.buffer
+    files = TraceFiles(trace_to, [""]) if trace_to else None
 
     def output(data: bytes) -> None:
         console.write(data)
         if data == b"\n":
             console.flush()
 
-    with _writer(json_to) as write:
+    with json_writer(json_to) as write:
         with Machine(
             settings.vcpus, settings.pcpus, engine=settings.engine, pvlock=pvlock,
             policy=settings.policy, slice_ns=settings.slice_ns, quantum_ns=settings.quantum_ns,
             seed=settings.seed, trap_wfe=settings.trap_wfe, exit_ns=settings.exit_ns,
-            switch_ns=settings.switch_ns, bootargs=append, output=output,
+            switch_ns=settings.switch_ns, bootargs=append, output=output, trace=files is not None,
         ) as machine:  # fmt: skip
             machine.load(Path(settings.guest))
             try:
@@ -230,6 +280,9 @@ def _run_file(
             finally:
                 console.flush()
             usage = machine.usage()
+            if files:
+                facts = {"pvlock": pvlock, "engine": engine}
+                files.write("", machine.events(**(asdict(settings) | facts)), sys.stderr)
         if event is None:
             limit = settings.duration_ns / 1e6
             raise PvlockError(f"{settings.guest}: still running after {limit:g} ms (--duration)")
@@ -246,40 +299,6 @@ def _run_in_steps(machine: "Machine", until_ns: int) -> Any:
         if event is not None:
             return event
     return None
-
-
-@contextlib.contextmanager
-def _writer(target: str | None) -> Iterator[Callable[[str], None]]:
-    """Give a function that writes to a file, all or nothing, or to stdout; refuse early."""
-    if target is None:
-        yield lambda _text: None
-    elif target == "-":
-        yield lambda text: print(text, end="", flush=True)
-    else:
-        path = Path(target)
-        if path.is_dir():
-            raise ConfigError(f"--json {target}: is a directory")
-        try:
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        except OSError as error:
-            raise ConfigError(f"--json {target}: {error.strerror}") from error
-        os.close(handle)
-        written = False
-
-        def write(text: str) -> None:
-            nonlocal written
-            Path(temporary).write_text(text)
-            written = True
-
-        try:
-            yield write
-            if written:
-                Path(temporary).chmod(0o644)
-                Path(temporary).replace(path)
-        except OSError as error:
-            raise ConfigError(f"--json {target}: {error.strerror}") from error
-        finally:
-            Path(temporary).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -310,6 +329,9 @@ def _progress(stream: Any) -> Iterator[Callable[[str, float], None]]:
         yield update
 
 
+cli.add_command(check)
+cli.add_command(doctor)
+cli.add_command(explain)
 cli.add_command(fuzz)
 cli.add_command(lab)
 cli.add_command(sweep)
@@ -330,7 +352,9 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except PvlockError as error:
-        print(f"pvlock: {error}", file=sys.stderr)
+        kvm = isinstance(error, EngineUnavailable) and error.engine == "kvm"
+        more = "; pvlock doctor tells more" if kvm else ""
+        print(f"pvlock: {error}{more}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
 
 

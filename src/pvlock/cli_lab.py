@@ -4,8 +4,12 @@
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import termios
+import tty
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -13,91 +17,174 @@ import click
 from pvlock.errors import ConfigError
 
 _FILE = click.Path(path_type=Path)
+_TERMINATED = 128 + signal.SIGTERM
 
 
-@click.command()
+@click.command(context_settings={"allow_interspersed_args": False})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="-- ARGS...")
-@click.option("--exec", "execute", is_flag=True, help="ARGS is a command of its own, not pvlock's.")
-@click.option("--cpus", type=click.IntRange(1, 8), default=2, show_default=True)
-@click.option("--memory", type=click.IntRange(512), default=4096, show_default=True, metavar="MIB")
-@click.option("--timeout", type=click.FloatRange(1), default=600, show_default=True, metavar="S")
-@click.option("--add", multiple=True, metavar="PATH[:DEST]", help="Take a file or folder along.")
-@click.option("--with", "distributions", multiple=True, metavar="NAME", help="Python package.")
-@click.option("--package", "packages", multiple=True, metavar="NAME", help="Debian package.")
-@click.option("--out", type=_FILE, metavar="DIR", help="Bring back what is in /out.")
-@click.option("--mirror", envvar="PVLOCK_LAB_MIRROR", metavar="URI")
-@click.option("--cache", type=_FILE, metavar="DIR")
-@click.option("--build", is_flag=True, help="Build the image only.")
-@click.option("--clean", is_flag=True, help="Remove the images.")
-@click.option("--verbose", is_flag=True, help="Show the host's kernel messages.")
+@click.option("--exec", "execute", is_flag=True, help="ARGS is a command, not pvlock's arguments.")
+@click.option("--cpus", type=click.IntRange(1, 8), default=2, show_default=True, help="Its CPUs.")
+@click.option(
+    "--memory",
+    type=click.IntRange(512, 1 << 20),
+    default=2048,
+    show_default=True,
+    metavar="MIB",
+    help="Its memory.",
+)
+@click.option(
+    "--timeout",
+    type=click.IntRange(1, 1_000_000),
+    default=600,
+    show_default=True,
+    metavar="SECONDS",
+    help="End it, with an error, if it runs for longer.",
+)
+@click.option(
+    "--add",
+    multiple=True,
+    metavar="PATH[:DEST]",
+    help="Take a file or folder along.  [default DEST: in /root, where ARGS run]",
+)
+@click.option("--out", type=_FILE, metavar="DIR", help="Bring back the files in /out.")
+@click.option(
+    "--with",
+    "distributions",
+    multiple=True,
+    metavar="NAME",
+    help="Take along an installed Python package, and what it requires. Pure Python only.",
+)
+@click.option(
+    "--package", "packages", multiple=True, metavar="NAME", help="A further Debian package."
+)
+@click.option(
+    "--mirror",
+    envvar="PVLOCK_LAB_MIRROR",
+    metavar="URI",
+    help="A Debian archive.  [default: apt's; PVLOCK_LAB_MIRROR]",
+)
+@click.option(
+    "--cache",
+    type=_FILE,
+    metavar="DIR",
+    help="Where images are kept.  [default: ~/.cache/pvlock/lab]",
+)
+@click.option("--build", is_flag=True, help="Only make the image, if it is not there.")
+@click.option("--clean", is_flag=True, help="Remove all images.")
+@click.option("--verbose", is_flag=True, help="Show the messages of its kernel.")
 def lab(
-    arguments: tuple[str, ...], execute: bool, cpus: int, memory: int, timeout: float,
-    add: tuple[str, ...], distributions: tuple[str, ...], packages: tuple[str, ...],
-    out: Path | None, mirror: str | None, cache: Path | None, build: bool, clean: bool,
+    arguments: tuple[str, ...], execute: bool, cpus: int, memory: int, timeout: int,
+    add: tuple[str, ...], out: Path | None, distributions: tuple[str, ...],
+    packages: tuple[str, ...], mirror: str | None, cache: Path | None, build: bool, clean: bool,
     verbose: bool,
 ) -> None:  # fmt: skip
-    """Run pvlock on a virtual arm64 host with a stock kernel: `pvlock lab -- run mutex`."""
-    from pvlock.lab import files, host, image, payload, tools
+    """Run `pvlock ARGS...` as root on a virtual arm64 host with a stock Debian kernel.
+
+    The host is emulated by QEMU, starts for this command and ends with it; its KVM works. The exit
+    status is the command's. Ctrl-] ends a command that has the terminal.
+    """
+    from pvlock.lab import files, image, payload, tools
+    from pvlock.lab.host import Host, run
+    from pvlock.lab.relay import Streams
 
     folder = cache or image.default_folder()
     if clean:
         _say(f"removed {image.clean(folder) / 1e6:.0f} MB from {folder}")
-        return
     if not arguments and not build:
-        raise click.UsageError("nothing to run: pvlock lab -- ARGS...")
+        if clean:
+            return
+        raise click.UsageError("nothing to run: pvlock lab [OPTIONS] -- ARGS...")
+    added = [_added(text) for text in add]
+    if out:
+        files.check(out)
     tools.find("qemu-system-aarch64")
     made = image.get(folder, packages, mirror, _say)
-    if build:
+    if not arguments:
         return
     command = list(arguments) if execute else ["pvlock", *arguments]
-    terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    environment = {"TERM": os.environ.get("TERM", "dumb")}
-    if terminal:
-        size = shutil.get_terminal_size()
-        environment |= {"terminal": "1", "rows": str(size.lines), "columns": str(size.columns)}
+    source = None if sys.stdin is None else 0
+    terminal = source is not None and os.isatty(0) and os.isatty(1)
     with contextlib.ExitStack() as stack:
-        payload_file = stack.enter_context(tempfile.TemporaryFile())
-        bytecode = folder / "bytecode"
+        stack.enter_context(_ended_by_sigterm())
+        archive, brought, compiled = (
+            stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)
+        )
         payload.write(
-            payload_file, command, environment, [_added(text) for text in add], distributions,
-            bytecode,
-        )  # fmt: skip
-        compiled = stack.enter_context(tempfile.TemporaryFile())
-        brought = stack.enter_context(tempfile.TemporaryFile())
-        if terminal:
-            stack.enter_context(host.raw_terminal(0))
-        status = host.run(
-            host.Host(cpus, memory, timeout), made, payload_file,
-            host.Streams(
-                output=lambda data: _write(1, data),
-                errors=lambda data: _write(2, data),
-                kernel=lambda data: _write(2, data) if verbose else None,
-                files=lambda data: None if out is None else brought.write(data) and None,
-                bytecode=lambda data: compiled.write(data) and None,
-                input_fd=0,
-                terminal=terminal,
-            ),
-        )  # fmt: skip
+            archive, command, _environment(terminal), added, distributions, folder / image.BYTECODE
+        )
+        sinks = {
+            "terminal": _to(1), "output": _to(1), "errors": _to(2),
+            "bytecode": compiled.write,
+        }  # fmt: skip
         if out:
-            brought.seek(0)
+            sinks["files"] = brought.write
+        if verbose:
+            sinks["kernel"] = _to(2)
+
+        def started() -> None:
+            if terminal:
+                stack.enter_context(_raw_terminal(0))
+
+        streams = Streams(sinks, source, terminal, started)
+        status = run(Host(cpus, memory, timeout), made, archive, streams)
+        if out:
             files.unpack(brought, out)
         if compiled.tell():
-            compiled.seek(0)
-            files.unpack(compiled, bytecode)
+            files.unpack(compiled, folder / image.BYTECODE)
     sys.exit(status)
 
 
 def _added(text: str) -> tuple[Path, str]:
+    """Return a file to take along, and where to."""
     path, _, destination = text.partition(":")
     if not Path(path).exists():
-        raise ConfigError(f"--add {path}: No such file or directory")
+        raise ConfigError(f"--add {path}: no such file or folder")
     return Path(path), (destination or f"root/{Path(path).resolve().name}").strip("/")
 
 
-def _write(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+def _environment(terminal: bool) -> dict[str, str]:
+    """Return what `init` reads in the lab, and the command too."""
+    environment = {"TERM": os.environ.get("TERM", "dumb")}
+    if terminal:
+        size = shutil.get_terminal_size()
+        environment |= {"terminal": "1", "rows": str(size.lines), "columns": str(size.columns)}
+    return environment
+
+
+def _to(fd: int) -> Callable[[bytes], object]:
+    """Return a function that writes all of its argument to `fd` at once."""
+
+    def write(data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+
+    return write
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Make SIGTERM clean up as Ctrl-C does: the terminal, above all."""
+
+    def end(_number: int, _frame: object) -> None:
+        sys.exit(_TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _raw_terminal(fd: int) -> Iterator[None]:
+    """Pass every key on as it is pressed: the terminal in the lab does the rest."""
+    before = termios.tcgetattr(fd)
+    tty.setraw(fd)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
 def _say(text: str) -> None:

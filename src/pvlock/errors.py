@@ -4,6 +4,7 @@
 PvlockError
 ├── ConfigError            an option or argument that makes no sense
 ├── ImageError             a file that is no guest, or does not fit
+├── LogError               a console log that is no whole report of the conformance guest
 ├── MemoryAccessError      an access outside the memory slots of the guest
 ├── StateError             a call that the object's state does not allow
 ├── TraceError             a trace that cannot be read, or made sense of
@@ -26,6 +27,10 @@ class ConfigError(PvlockError):
 
 class ImageError(PvlockError):
     """A file is not a guest that this machine can load."""
+
+
+class LogError(PvlockError):
+    """A console log is not a whole and consistent report of the conformance guest."""
 
 
 class MemoryAccessError(PvlockError):

@@ -11,20 +11,33 @@ import mmap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pvlock import attribute, engines, fdt, image, memory_map, pl011
 from pvlock.abi import Policy
-from pvlock.engines.contract import EngineConfig, Placement, Switch, SystemEvent, Usage
-from pvlock.errors import ConfigError, ImageError, StateError
+from pvlock.engines.contract import (
+    EngineConfig,
+    Placement,
+    Recording,
+    Switch,
+    SystemEvent,
+    Usage,
+)
+from pvlock.errors import ConfigError, EngineUnavailable, ImageError, StateError
 from pvlock.hypercall import Hypercalls
 from pvlock.memory import GuestMemory, MemorySlot, anonymous_slot
 from pvlock.pl011 import Console
 from pvlock.region import PvLockRegion, StolenTimeRegion, layout, region_size
 
+if TYPE_CHECKING:
+    from pvlock.trace.events import Events, Setting
+    from pvlock.trace.recorder import Recorder
+
 _DTB_ROOM = 2 << 20
 _MAX_BOOTARGS = 4096
 _LONGEST_RUN_NS = 1 << 60
+_TRACE_STEP_NS = 250_000
+"""How often the rings are emptied: a VCPU that records an event every 30 ns fills its own."""
 
 
 class Vcpu:
@@ -89,6 +102,7 @@ class Machine:
         bootargs: str = "",
         script: Sequence[Placement] | None = None,
         record: bool = False,
+        trace: bool = False,
         trap_wfe: bool = True,
         exit_ns: int = 1_000,
         switch_ns: int = 3_000,
@@ -98,8 +112,9 @@ class Machine:
 
         `pvlock` offers the interface; `place` gives every VCPU its structure, as a VMM would, else
         that is left to Vcpu.set_attr. Times are ns of guest time. `script` fixes every switch,
-        `record` keeps them for `switches()`. `trap_wfe` is KVM's wfe_trap_policy: a WFE gives the
-        CPU away while others wait for one. `exit_ns` and `switch_ns` are what leaving the guest
+        `record` keeps them for `switches()`, `trace` for `events()` instead, and offers the guest
+        the rings in which it records its locks. `trap_wfe` is KVM's wfe_trap_policy: a WFE gives
+        the CPU away while others wait for one. `exit_ns` and `switch_ns` are what leaving the guest
         and a switch cost. `output` gets console bytes as they come.
         Raises ConfigError for what makes no sense, EngineError when the engine cannot.
         """
@@ -119,13 +134,16 @@ class Machine:
             raise ConfigError(f"policy: {policy!r} is none of {', '.join(Policy)}")
         config = EngineConfig(
             vcpus, pcpus, Policy(policy), slice_ns, quantum_ns, seed,
-            None if script is None else tuple(script), record, trap_wfe,
+            None if script is None else tuple(script), record or trace, trap_wfe,
             (memory_map.UART_BASE + pl011.DR,), exit_ns, switch_ns,
         )  # fmt: skip
         _check_script(config)
+        recorder = _recorder_class() if trace else None
         open_engine = engines.opener(engine)
         self._bootargs = bootargs
         self._loaded = False
+        self._now = 0
+        self._recorder: Recorder | None = None
         self.console = Console(output)
         self.memory = GuestMemory(mmap.PAGESIZE)
         try:
@@ -138,12 +156,20 @@ class Machine:
             self.pvlock = PvLockRegion(self.memory, enabled=pvlock)
             self.stolen_time = StolenTimeRegion(self.memory)
             self._hypercalls = Hypercalls(self.pvlock, self.stolen_time)
+            if recorder:
+                size = recorder.region_size(vcpus, mmap.PAGESIZE)
+                self._trace = self._slot(memory_map.TRACE_BASE, size, "trace")
             self.engine = open_engine(config, self.memory.slots)
         except BaseException:
             self.memory.close()
             raise
         self.vcpus = [Vcpu(self, index) for index in range(vcpus)]
         try:
+            if recorder:
+                if not isinstance(self.engine, Recording):
+                    remedy = "trace on --engine emulator"
+                    raise EngineUnavailable(self.engine.name, "records no switches", remedy)
+                self._recorder = recorder(self._trace, vcpus, pcpus, self.engine)
             self._place_structures(pvlock and place)
         except BaseException:
             self.close()
@@ -174,7 +200,16 @@ class Machine:
         Raises GuestFault, GuestStalled or WorkerDied.
         """
         _check("until_ns", until_ns, 0, _LONGEST_RUN_NS)
-        return self.engine.run(self, until_ns)
+        if self._recorder is None:
+            return self.engine.run(self, until_ns)
+        step = max(self.engine.step_ns, _TRACE_STEP_NS)
+        while True:
+            now = min(self._now + step, until_ns)
+            event = self.engine.run(self, now)
+            self._recorder.collect(now)
+            self._now = max(now, self._now)
+            if event is not None or now >= until_ns:
+                return event
 
     def usage(self) -> Usage:
         """Return what the machine used so far: time, instructions, switches, exits."""
@@ -183,6 +218,15 @@ class Machine:
     def switches(self) -> list[Switch]:
         """Return every switch so far, if the machine was created with `record`."""
         return self.engine.switches()
+
+    def events(self, **settings: "Setting") -> "Events":
+        """Return all events so far, if the machine was created with `trace`, with these settings.
+
+        Raises StateError without `trace`.
+        """
+        if self._recorder is None:
+            raise StateError("events", "not traced", "traced")
+        return self._recorder.events(self.usage().time_ns, {"engine": self.engine.name, **settings})
 
     def close(self) -> None:
         """End the machine and free its memory; safe to call twice."""
@@ -261,11 +305,24 @@ class Machine:
                 uart_size=memory_map.UART_SIZE,
                 pvlock_base=memory_map.PVLOCK_BASE if self.pvlock.enabled else None,
                 pvlock_size=region_size(count, mmap.PAGESIZE) if self.pvlock.enabled else 0,
+                trace_base=self._trace.base if self._recorder else None,
+                trace_size=self._trace.size if self._recorder else 0,
                 bootargs=self._bootargs,
                 timer_virtual=memory_map.VIRTUAL_TIMER_PPI,
                 timer_physical=memory_map.PHYSICAL_TIMER_PPI,
             )
         )
+
+
+def _recorder_class() -> "type[Recorder]":
+    """Traces need NumPy, which is an extra: nothing else of a machine does."""
+    try:
+        from pvlock.trace.recorder import Recorder
+    except ImportError as error:
+        raise ConfigError(
+            f"a trace needs {error.name}, which is not installed: pip install 'pvlock[trace]'"
+        ) from error
+    return Recorder
 
 
 def _contents(guest: str | Path | bytes) -> tuple[bytes, str]:

@@ -7,14 +7,18 @@ A workload guest (guest/harness/workload.c) prints a fact a line; read() takes t
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import resources
+from typing import TYPE_CHECKING
 
 from pvlock import engines
 from pvlock.abi import Policy
 from pvlock.engines.contract import Usage
 from pvlock.errors import ConfigError, EngineError
 from pvlock.machine import Machine
+
+if TYPE_CHECKING:
+    from pvlock.trace.events import Events
 
 _STEPS = 100
 RUNS = ("without", "with", "baseline")
@@ -86,6 +90,8 @@ class Result:
     pcpus: int
     report: Report
     usage: Usage
+    events: "Events | None" = field(default=None, repr=False, compare=False)
+    """All that happened, if the run was traced."""
 
     @property
     def acquisitions(self) -> int:
@@ -155,9 +161,11 @@ def run(
     settings: Settings,
     progress: Progress = lambda _name, _share: None,
     cancelled: Callable[[], bool] = lambda: False,
+    trace: bool = False,
 ) -> Result | None:
     """Run the workload as `name` says; None when `cancelled`.
 
+    With `trace` it is the guest that records its locks, and the result has all events.
     Raises EngineError when the machine, or the guest in it, fails.
     """
     vcpus, pvlock = machine_of(name, settings)
@@ -175,8 +183,9 @@ def run(
         exit_ns=settings.exit_ns,
         switch_ns=settings.switch_ns,
         bootargs=bootargs,
+        trace=trace,
     ) as machine:
-        machine.load(image_of(settings.guest))
+        machine.load(image_of(settings.guest, trace))
         # Starting takes time too, and each VCPU ends its last turn when it next gets a CPU.
         limit = 2 * settings.duration_ns + (vcpus + 10) * settings.slice_ns
         limit += machine.engine.slack_ns
@@ -193,11 +202,17 @@ def run(
         report = read(machine.console.text)
         if len(report.vcpus) != vcpus or report.pvlock != pvlock:
             raise EngineError(f"{settings.guest} ({name}): its report is of another machine")
-        return Result(vcpus, settings.pcpus, report, machine.usage())
+        facts = asdict(settings) | {"run": name, "pvlock": pvlock, "engine": machine.engine.name}
+        events = machine.events(**facts) if trace else None
+        return Result(vcpus, settings.pcpus, report, machine.usage(), events)
 
 
-def compare(settings: Settings, progress: Progress = lambda _name, _share: None) -> Comparison:
-    """Run the workload without PV-lock, with it, and not overcommitted.
+def compare(
+    settings: Settings,
+    progress: Progress = lambda _name, _share: None,
+    trace: bool = False,
+) -> Comparison:
+    """Run the workload without PV-lock, with it, and not overcommitted; `trace` as for run().
 
     Emulated machines run two at a time, those that share a real host one after the other. Ctrl-C
     ends it with the runs that have finished. Raises the first EngineError of a run.
@@ -206,7 +221,9 @@ def compare(settings: Settings, progress: Progress = lambda _name, _share: None)
     stop = threading.Event()
     at_once = 1 if engines.choose(settings.engine) == "kvm" else 2
     with ThreadPoolExecutor(max_workers=at_once) as pool:
-        futures = {name: pool.submit(run, name, settings, progress, stop.is_set) for name in RUNS}
+        futures = {
+            name: pool.submit(run, name, settings, progress, stop.is_set, trace) for name in RUNS
+        }
         try:
             for name, future in futures.items():
                 result = future.result()

@@ -49,7 +49,7 @@ static void show(const char *name, u64 at)
 	do {                                                                              \
 		asm volatile("adr %0, 1f\n\tstr %0, [%1]\n\tadr %0, 2f\n\t2: " code       \
 			     "\n\t1:" : "=&r"(at) : "r"(&resume), "r"(address)            \
-			     : "memory", "x30");                                          \
+			     : "memory", "x0", "x1", "x2", "x3", "x30");                                          \
 		show(name, at);                                                           \
 		resume = 0;                                                               \
 	} while (0)
@@ -65,7 +65,8 @@ void main(void)
 	show("SVC", at);
 	FAULT("UDF", "udf #3");
 	FAULT("BRK", "brk #5");
-	FAULT("SMC", ".inst 0xd4000003"); /* smc #0 */
+	/* smc #0; a hypervisor may also take it for a call, which answers in X0 */
+	FAULT("SMC", "mov x0, #-2\n\tmov x1, x0\n\t.inst 0xd4000003");
 	FAULT("SYSREG", "mrs x30, s3_0_c15_c2_7");
 	address = 0x7000000000; /* not mapped at stage 1 */
 	FAULT("LOAD", "ldr x30, [%2]");

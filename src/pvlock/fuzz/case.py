@@ -12,8 +12,9 @@ from pvlock.abi import Policy
 from pvlock.errors import ConfigError
 
 FORMAT = 1
-_VCPUS = (1, 2, 2, 3, 4, 4, 6, 8, 8, 12, 17)
-_SLICES_NS = (2_000, 20_000, 100_000, 1_000_000)
+_VCPUS = (1, 2, 3, 4, 6, 8, 12, 17)
+"""17: the last one has Aff1 = 1."""
+_SLICES_NS = (5_000, 20_000, 100_000, 1_000_000)
 _QUANTA_NS = (100, 1_000, 1_000, 5_000)
 _LARGEST_FILE = 1 << 20
 

@@ -9,7 +9,7 @@ from importlib import resources
 
 from pvlock import abi
 from pvlock.abi import Policy
-from pvlock.engines.contract import SystemEvent
+from pvlock.engines.contract import REASONS, SWITCH, Recording, SystemEvent
 from pvlock.errors import ConfigError, PvlockError
 from pvlock.fuzz.case import Case
 from pvlock.machine import Machine
@@ -18,8 +18,8 @@ RAM_SIZE = 16 << 20
 _MOST_PROBLEMS = 10
 _LONGEST_OPERATION_NS = 2_000_000
 """Guest time after which a case has got stuck: this much for each operation of VCPU 0."""
-_STEP_NS = 400
-_LOOKS_PER_PACE = 32
+_PACE_NS = (1_000, 3_000_000)
+"""Mean guest time from one look at the flags to the next: for each operation, and at most."""
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,18 @@ def play(case: Case, cancelled: Callable[[], bool] = lambda: False) -> Played:
     problems: list[str] = []
     with _machine(case) as machine:
         machine.load(guest())
-        event, stopped = None, False
+        flags = Flags(machine, case)
+        event, stopped, digest = None, False, ""
         try:
             for until in _times(case):
                 event = machine.run(until)
-                problems += flag_problems(machine, case)
+                problems += flags.problems()
                 stopped = cancelled()
                 if event is not None or stopped or len(problems) >= _MOST_PROBLEMS:
                     break
-            digest = _digest(machine)
+            digest = _digest(machine, flags)
         except PvlockError as error:
             problems.append(f"{type(error).__name__}: {error}")
-            digest = ""
         operations, reported = _read(machine.console.text)
     if not stopped and not problems:
         if event is not SystemEvent.OFF:
@@ -93,39 +93,53 @@ def _machine(case: Case) -> Machine:
 
 
 def _times(case: Case) -> Iterator[int]:
-    """Yield the times at which to look, in ns: at random, and less often as the run gets long."""
-    source, now, pace = random.Random(case.seed), 0, _STEP_NS * case.operations
-    looks = 0
+    """Yield the times at which to look, in ns, at random."""
+    source, now = random.Random(case.seed), 0
+    pace = min(_PACE_NS[0] * case.operations, _PACE_NS[1])
     while now < case.operations * _LONGEST_OPERATION_NS + 100_000_000:
         now += source.randrange(1, 2 * pace)
-        looks += 1
-        if looks % _LOOKS_PER_PACE == 0:
-            pace *= 2
         yield now
 
 
-def flag_problems(machine: Machine, case: Case) -> list[str]:
-    """Compare every byte of the region with what the record of switches says it must be.
+class Flags:
+    """What the structures must hold, by the engine's own record of switches.
 
-    Only the emulator keeps a record; on another engine there is nothing to compare with.
+    An engine that keeps no record has nothing to compare with: no problem is found then.
     """
-    if case.engine != "emulator" or not case.pvlock:
-        return []
-    lost: dict[int, str | None] = {switch.vcpu: switch.reason for switch in machine.switches()}
-    found = []
-    for vcpu, address in machine.pvlock.addresses.items():
-        reason = lost.get(vcpu, "off")
-        if case.policy is Policy.SCHEDULED_OUT:
+
+    def __init__(self, machine: Machine, case: Case) -> None:
+        """Begin with a machine that has not run yet."""
+        self._machine, self._policy = machine, case.policy
+        self._lost: dict[int, str | None] = dict.fromkeys(range(case.vcpus), "off")
+        self.record = hashlib.sha256()
+        """Of all switches so far."""
+
+    def problems(self) -> list[str]:
+        """Compare every byte of every structure, now that the machine stands still."""
+        engine = self._machine.engine
+        if not isinstance(engine, Recording):
+            return []
+        taken = engine.take_switches()
+        self.record.update(taken)
+        for _, vcpu, _, what in SWITCH.iter_unpack(taken):
+            if REASONS[what] != "ready":
+                self._lost[vcpu] = REASONS[what]
+        return list(filter(None, map(self._problem, self._machine.pvlock.addresses)))
+
+    def _problem(self, vcpu: int) -> str:
+        reason = self._lost[vcpu]
+        if self._policy is Policy.SCHEDULED_OUT:
             wanted = reason is not None
         else:
-            wanted = reason in ("slice", "yield", "script")
+            wanted = reason in ("slice", "yield")
         expected = int(wanted).to_bytes(8, "little").ljust(abi.STRUCTURE_SIZE, b"\0")
-        actual = machine.memory.read(address, abi.STRUCTURE_SIZE, "fuzz")
-        if actual != expected:
-            state = "on a CPU" if reason is None else f"off its CPU ({reason})"
-            time = machine.usage().time_ns
-            found.append(f"at {time} ns VCPU {vcpu} is {state}, its structure is {actual.hex()}")
-    return found
+        address = self._machine.pvlock.addresses[vcpu]
+        actual = self._machine.memory.read(address, abi.STRUCTURE_SIZE, "fuzz")
+        if actual == expected:
+            return ""
+        where = "on a CPU" if reason is None else f"off its CPU ({reason})"
+        time = self._machine.usage().time_ns
+        return f"at {time} ns VCPU {vcpu} is {where}, its structure is {actual.hex()}"
 
 
 def _read(console: str) -> tuple[int, list[str]]:
@@ -146,9 +160,9 @@ def _last_line(console: str) -> str:
     return lines[-1] if lines else "it printed nothing"
 
 
-def _digest(machine: Machine) -> str:
+def _digest(machine: Machine, flags: Flags) -> str:
     digest = hashlib.sha256(machine.console.text.encode())
-    digest.update(repr((machine.usage(), machine.switches())).encode())
+    digest.update(repr((machine.usage(), flags.record.hexdigest())).encode())
     for slot in machine.memory.slots:
         digest.update(slot.buffer)
     return digest.hexdigest()

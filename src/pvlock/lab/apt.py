@@ -2,10 +2,13 @@
 """Where this machine gets its Debian packages from."""
 
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 _KEYRING = "debian-archive-keyring"
+_ON_THE_WAY = re.compile(r'Acquire::(http|https|Check-[\w-]+|Retries)\b.* ".+";$')
 
 
 def mirror(root: Path = Path("/")) -> str | None:
@@ -30,6 +33,15 @@ def mirror(root: Path = Path("/")) -> str | None:
         if ours and (not signed_by or _KEYRING in signed_by):
             return uri
     return None
+
+
+def options() -> list[str]:
+    """Return apt's settings on this machine for the way to a mirror: proxies, checks, retries."""
+    tool = shutil.which("apt-config")
+    if tool is None:
+        return []
+    dump = subprocess.run([tool, "dump"], capture_output=True, text=True, check=False).stdout
+    return [line for line in dump.splitlines() if _ON_THE_WAY.match(line)]
 
 
 def _sources(folder: Path) -> Iterator[tuple[str, list[str], list[str], str]]:

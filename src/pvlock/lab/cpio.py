@@ -6,7 +6,7 @@ can be put one behind the other; a file in a later one replaces that of an earli
 """
 
 import stat
-from typing import BinaryIO
+from typing import IO
 
 _TRAILER = "TRAILER!!!"
 
@@ -17,7 +17,7 @@ class Writer:
     Everything belongs to root. Names are relative to the root, without a leading slash.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self._file, self._inode = file, 0
         self._folders: set[str] = set()
 

@@ -5,12 +5,13 @@ It is the second archive that the kernel unpacks, made anew for each run, so tha
 working tree is in the lab at once.
 """
 
+import contextlib
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import pvlock
 from pvlock.errors import ConfigError, LabError
@@ -19,12 +20,13 @@ from pvlock.lab import cpio
 SITE = "usr/lib/python3/dist-packages"
 """Where Debian's Python finds packages."""
 _PACKAGE = Path(pvlock.__file__).parent
-_NATIVE = re.compile(r"\.(so|dylib|dll|pyd|pyc)(\.|$)")
+_LEFT_OUT = re.compile(r"\.(so|dylib|pyc|pth)(\.|$)")
+"""Code for this machine's processor, and what Python makes or reads beside the modules."""
 _SCRIPT = b"#!/usr/bin/python3\nfrom pvlock.cli import main\n\nmain()\n"
 
 
 def write(
-    file: BinaryIO, command: Sequence[str], environment: Mapping[str, str],
+    file: IO[bytes], command: Sequence[str], environment: Mapping[str, str],
     added: Sequence[tuple[Path, str]], distributions: Sequence[str], bytecode: Path,
 ) -> None:  # fmt: skip
     """Write the archive for one run of `command` with `environment` to `file`.
@@ -43,25 +45,31 @@ def write(
     for distribution in _required(["pvlock", *distributions]):
         for entry in distribution.files or ():
             path = Path(str(distribution.locate_file(entry)))
-            if ".." not in entry.parts and path.is_file() and not _NATIVE.search(path.name):
+            # Scripts are outside of it (".."), and pvlock may be where no list of files says.
+            inside = entry.parts[0] not in ("..", "pvlock") and not _LEFT_OUT.search(path.name)
+            if inside and path.is_file():
                 _add(archive, path, f"{SITE}/{entry.as_posix()}")
     for path, destination in added:
         _add_all(archive, path, destination)
-    for path in sorted(bytecode.rglob("*.pyc")):
-        # Python itself finds out whether the source has changed. The time: see init.
-        archive.add(f"bytecode/{path.relative_to(bytecode).as_posix()}", path.read_bytes())
+    for path in sorted(bytecode.glob("[!.]*/**/*.pyc")):
+        # Python itself finds out whether the source has changed. No time: see init. Another
+        # process may be replacing it.
+        with contextlib.suppress(OSError):
+            archive.add(f"bytecode/{path.relative_to(bytecode).as_posix()}", path.read_bytes())
     archive.close()
 
 
 def _fragment(command: Sequence[str], environment: Mapping[str, str]) -> bytes:
     """Return the piece of shell script that `init` reads."""
     lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
-    return "\n".join([*lines, f"set -- {shlex.join(command)}", ""]).encode("utf-8", "surrogateescape")
+    return "\n".join([*lines, f"set -- {shlex.join(command)}", ""]).encode(
+        "utf-8", "surrogateescape"
+    )
 
 
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts and not _NATIVE.search(path.name):
+        if path.is_file() and "__pycache__" not in path.parts and not _LEFT_OUT.search(path.name):
             yield path
 
 

@@ -6,6 +6,9 @@ import shutil
 from pvlock.errors import LabError
 
 _PACKAGES = {"mmdebstrap": "mmdebstrap", "qemu-system-aarch64": "qemu-system-arm"}
+"""The Debian package of each."""
+NAMES = tuple(_PACKAGES)
+"""All that `pvlock lab` needs."""
 
 
 def find(name: str) -> str:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the analysis does with columns again and again, in a time linear in their length (or n log n).
+"""What the analysis does with columns again and again, linear in their length but for sorting.
 
 An interval is a pair of positions in the table of events, [first, last). Positions of several VCPUs
 or locks go into one sorted column as keys: number * span + position, span > every position.
+Positions and numbers have 32 bits, to save memory; keys, and sums of times, have 64.
 """
 
 from typing import Any
@@ -12,24 +13,31 @@ from numpy.typing import NDArray
 
 from pvlock.errors import TraceError
 
-Ints = NDArray[np.int64]
+Ints = NDArray[np.signedinteger[Any]]
 Bools = NDArray[np.bool_]
 
 MOST_ROWS = 1 << 25
 """What one step may produce; a stream that needs more was made to."""
 
+_FURTHEST = np.iinfo(np.int64).max
+
+
+def keys(number: Ints, span: int, position: Ints) -> Ints:
+    """Return the keys of positions."""
+    return number.astype(np.int64) * span + position
+
 
 def stable_order(numbers: NDArray[Any], bound: int) -> Ints:
     """Return the order that sorts `numbers`, 0 to `bound` - 1, equal ones as they were."""
-    # Radix sort, which NumPy has for 16 bits; else a sort of distinct keys, which is vectorised.
-    if bound <= 1 << 16:
-        return np.argsort(numbers.astype(np.uint16), kind="stable")
-    size = max(len(numbers), 1)
-    if bound >= (1 << 62) // size:
-        return np.argsort(numbers, kind="stable")
-    keys = numbers.astype(np.int64) * size + np.arange(len(numbers))
-    keys.sort()
-    return np.asarray(keys % size, np.int64)
+    # NumPy has a radix sort for 16 bits.
+    narrow = numbers.astype(np.uint16) if bound <= 1 << 16 else numbers
+    return np.argsort(narrow, kind="stable").astype(np.int32)
+
+
+def distinct(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the values in order, each once: np.unique(), but by sorting, which is faster."""
+    values = np.sort(values)
+    return values[np.append(True, values[1:] != values[:-1])[: len(values)]]
 
 
 def expand(first: Ints, last: Ints) -> tuple[Ints, Ints]:
@@ -37,42 +45,67 @@ def expand(first: Ints, last: Ints) -> tuple[Ints, Ints]:
 
     Raises TraceError for more than MOST_ROWS.
     """
-    counts = np.maximum(last - first, 0)
+    counts = np.maximum(last - first, 0).astype(np.int64)
     total = int(counts.sum())
     if total > MOST_ROWS:
         raise TraceError(
             f"locks, waits and preemptions overlap in {total:,} places, more than {MOST_ROWS:,}: "
             "trace a shorter run"
         )
-    rows = np.repeat(np.arange(len(counts)), counts)
-    members = np.arange(total) - np.repeat(np.cumsum(counts) - counts - first, counts)
-    return rows, members
+    rows = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    shift = (np.cumsum(counts) - counts - first).astype(np.int32)
+    return rows, np.arange(total, dtype=np.int32) - np.repeat(shift, counts)
 
 
-def last_at(keys: Ints, wanted: Ints) -> Ints:
-    """Return the position of the last of the sorted `keys` at or before each wanted; -1: none."""
-    return np.searchsorted(keys, wanted, "right") - 1
+def last_at(sorted_keys: Ints, wanted: Ints) -> Ints:
+    """Return the place of the last of `sorted_keys` at or before each wanted; -1: none."""
+    return np.searchsorted(sorted_keys, wanted, "right") - 1
 
 
-def fill(keys: Ints, at: Ints, values: NDArray[Any], origin: Ints, initial: int) -> Ints:
-    """Return, for each of the sorted `keys`, the value that the last of `at` up to it gave.
+def next_at(sorted_keys: Ints, wanted: Ints) -> Ints:
+    """Return the first of `sorted_keys` at or after each wanted, or a key beyond all."""
+    return np.append(sorted_keys, _FURTHEST)[np.searchsorted(sorted_keys, wanted)]
 
-    `at` and `origin` are among the keys; from an origin on, the value is `initial`.
+
+def pick(values: Ints, places: Ints, otherwise: int) -> Ints:
+    """Return the values at these places; `otherwise` where a place is negative."""
+    result = np.full(len(places), otherwise, values.dtype)
+    known = places >= 0
+    result[known] = values[places[known]]
+    return result
+
+
+def fill(size: int, places: Ints, values: NDArray[Any], origins: Ints, initial: int) -> Ints:
+    """Return `size` values: at each place what the last of `places` up to it was given.
+
+    From an origin on, until the next of `places`, it is `initial`.
     """
-    result = np.full(len(keys), initial, np.int64)
-    source = np.zeros(len(keys), np.int64)
-    source[np.searchsorted(keys, origin)] = np.searchsorted(keys, origin)
-    places = np.searchsorted(keys, at)
+    result = np.full(size, initial, np.int32)
+    source = np.zeros(size, np.int32)
+    source[origins] = origins
     result[places] = values
     source[places] = places
     np.maximum.accumulate(source, out=source)
     return result[source]
 
 
-def reach(keys: Ints, ends: Ints, span: int) -> Ints:
-    """Return, for intervals in the order of their `keys`, the furthest end up to each.
+def reach(sorted_keys: Ints, ends: Ints, span: int) -> Ints:
+    """Return, for intervals in the order of their keys, the furthest end up to each.
 
-    Intervals of one number only: `ends` of another number do not count.
+    Only intervals of the same number count.
     """
-    base = keys // span * span
+    base = sorted_keys // span * span
     return np.maximum.accumulate(base + ends) - base
+
+
+def starts(size: int, same: Bools) -> Bools:
+    """Return which of `size` members begin a run; `same` says of each but the first if it goes on.
+
+    Likewise `stops` says which end one.
+    """
+    return np.append(True, ~same)[:size]
+
+
+def stops(size: int, same: Bools) -> Bools:
+    """Return which of `size` members end a run."""
+    return np.append(~same, True)[:size]

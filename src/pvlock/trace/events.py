@@ -22,6 +22,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+MOST_EVENTS = 10_000_000
+"""Events that a trace keeps: it then ends, and what follows is counted as dropped."""
+
 Setting = str | int | float | bool | None
 
 
@@ -101,6 +104,10 @@ class Events:
     def __len__(self) -> int:
         """Return the number of events."""
         return len(self.time)
+
+    def locks(self) -> bool:
+        """Tell whether the guest recorded what it did with any lock."""
+        return bool(((self.kind >= Kind.CONTENDED) & (self.kind != Kind.LOST)).any())
 
     def name_of(self, lock: int) -> str:
         """Return what to call the lock at an address."""

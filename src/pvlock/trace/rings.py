@@ -108,10 +108,9 @@ class Rings:
             name = raw.decode("ascii", "replace")
             if not name or not name.isascii() or not name.isprintable():
                 continue
-            # In Python's integers nothing wraps around.
-            for lock in objects[(objects >= start)].tolist():
-                if lock - start < size and len(found) < _MOST_NAMES:
-                    found.setdefault(lock, name if lock == start else f"{name}+{lock - start:#x}")
+            named_here = objects[(objects >= start) & (objects - np.uint64(start) < size)]
+            for lock in named_here[:_MOST_NAMES].tolist():
+                found.setdefault(lock, name if lock == start else f"{name}+{lock - start:#x}")
         return found
 
     def _column(self, offset: int) -> NDArray[np.uint64]:
@@ -132,8 +131,7 @@ class Rings:
         )  # fmt: skip
         # The guest may be writing entry `written`, which is where the oldest was.
         taken = min(new, self._events - 1)
-        places = np.arange(written - taken, written, dtype=np.uint64) % np.uint64(self._events)
-        raw = entries[places]
+        raw = entries[((written - taken) % self._events + np.arange(taken)) % self._events]
         again = int(self._column(abi.TRACE_RING_WRITTEN_OFFSET)[vcpu])
         # Meanwhile it may have gone on, over what was being read.
         stale = min(max(again - written + taken - (self._events - 1), 0), taken)
@@ -170,8 +168,8 @@ class Rings:
         good = sane & (time <= until_ns) & np.isin(kind, _KINDS) & (flags <= abi.TRACE_SHARED >> 8)
         good &= (other >= abi.TRACE_NOBODY) & (other < len(self._rings))
         good &= (other >= 0) | (kind != abi.TRACE_GRANTED)
-        before = np.maximum.accumulate(np.where(good, time, last_ns), initial=last_ns)[:-1]
-        good &= time >= before
+        before = np.maximum.accumulate(np.append(last_ns, np.where(good, time, last_ns)))
+        good &= time >= before[:-1]
         rows = np.empty(len(raw), ROW)
         rows["time"], rows["object"], rows["other"] = time, raw["object"], other
         rows["kind"], rows["flags"] = kind, flags

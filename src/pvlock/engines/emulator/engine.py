@@ -43,6 +43,8 @@ class EmulatorEngine:
     counter = Counter(1_000_000_000)
     patience_s = 30.0
     """Seconds without an answer, and without progress of any VCPU, before the worker is killed."""
+    worker = f"{__package__}.worker"
+    """The module that the worker process runs."""
 
     def __init__(self, config: EngineConfig, slots: Sequence[MemorySlot]) -> None:
         """Start the worker; raises EngineError when it cannot create the machine."""
@@ -56,7 +58,7 @@ class EmulatorEngine:
         fds = [slot.fd for slot in (*slots, self._state) if slot.fd is not None]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", __package__ + ".worker", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", self.worker, str(theirs.fileno())],
                 pass_fds=[theirs.fileno(), *fds],
                 stdin=subprocess.DEVNULL,
                 # Unicorn prints before it aborts: that belongs into our error, not on a terminal.

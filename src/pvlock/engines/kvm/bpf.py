@@ -33,10 +33,11 @@ class LoadError(EngineError):
     """The kernel or libbpf refused an object: `errno`, and in `log` what libbpf said of it."""
 
     def __init__(self, name: str, error: int, log: str) -> None:
-        # The last lines of the verifier are its verdict; after them libbpf only repeats the errno.
-        verdict = log.split("-- END PROG LOAD LOG --")[0].split("\nprocessed ")[0]
-        lines = [line.strip() for line in verdict.splitlines() if line.strip()]
-        super().__init__(f"cannot load {name}: {os.strerror(error)}: {' | '.join(lines[-4:])}")
+        # The verifier's verdict is its last line; of libbpf's own, the first says what it was.
+        said, verified, _ = log.partition("-- END PROG LOAD LOG --")
+        lines = [line.strip() for line in said.split("\nprocessed ")[0].splitlines()]
+        why = " | ".join(lines[-2:] if verified else lines[:2])
+        super().__init__(f"cannot load {name}: {os.strerror(error)}: {why}")
         self.name, self.errno, self.log = name, error, log
 
 
@@ -85,6 +86,18 @@ class _Said(threading.local):
 _said = _Said()
 
 
+@_PRINT
+def _keep(level: int, form: bytes, arguments: int) -> int:
+    if level < _LEVEL_DEBUG and len(_said.text) < _LOG_LIMIT:
+        # `arguments` is a va_list, which x86-64 and arm64 both pass as a pointer.
+        vsnprintf = c.CDLL(None).vsnprintf
+        vsnprintf.argtypes = [c.c_void_p, c.c_size_t, c.c_char_p, c.c_void_p]
+        line = c.create_string_buffer(_LOG_LIMIT)
+        vsnprintf(line, _LOG_LIMIT, form, arguments)
+        _said.text += line.value
+    return 0
+
+
 @functools.cache
 def libbpf() -> Any:
     """Load libbpf. Raises EngineUnavailable."""
@@ -97,6 +110,7 @@ def libbpf() -> Any:
     p, text, u32 = c.c_void_p, c.c_char_p, c.c_uint32
     for name, result, arguments in (
         ("libbpf_set_print", p, [_PRINT]),
+        ("libbpf_version_string", text, []),
         ("libbpf_find_vmlinux_btf_id", c.c_int, [text, c.c_int]),
         ("libbpf_probe_bpf_map_type", c.c_int, [c.c_int, p]),
         ("libbpf_probe_bpf_prog_type", c.c_int, [c.c_int, p]),
@@ -119,21 +133,7 @@ def libbpf() -> Any:
     ):
         function = getattr(lib, name)
         function.restype, function.argtypes = result, arguments
-
-    # The third argument is a va_list, which both x86-64 and arm64 pass as a pointer.
-    vsnprintf = c.CDLL(None).vsnprintf
-    vsnprintf.argtypes = [p, c.c_size_t, text, p]
-
-    @_PRINT
-    def keep(level: int, form: bytes, arguments: int) -> int:
-        if level < _LEVEL_DEBUG and len(_said.text) < _LOG_LIMIT:
-            line = c.create_string_buffer(_LOG_LIMIT)
-            vsnprintf(line, _LOG_LIMIT, form, arguments)
-            _said.text += line.value
-        return 0
-
-    lib.libbpf_set_print(keep)
-    lib.keep = keep  # libbpf keeps no reference that Python can see
+    lib.libbpf_set_print(_keep)
     return lib
 
 
@@ -149,6 +149,11 @@ def _pointer(pointer: int | None) -> int:
         error = c.get_errno()
         raise OSError(error, os.strerror(error))
     return pointer
+
+
+def version() -> str:
+    """Return what libbpf says of its version. Raises EngineUnavailable."""
+    return str(libbpf().libbpf_version_string().decode().removeprefix("v"))
 
 
 def has_map_type(kind: int) -> bool:

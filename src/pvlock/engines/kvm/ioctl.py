@@ -50,6 +50,7 @@ CAP_ARM_PSCI_0_2: Final = 102
 CAP_IMMEDIATE_EXIT: Final = 136
 CAP_ARM_INJECT_EXT_DABT: Final = 178
 CAP_ARM_NISV_TO_USER: Final = 177
+CAP_STEAL_TIME: Final = 187
 
 # -- values --
 MEM_READONLY: Final = 1 << 1

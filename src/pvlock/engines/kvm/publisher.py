@@ -123,8 +123,8 @@ class Need:
 
 NEEDS = (
     Need(
-        f"the kernel's types in {bpf.BTF}",
-        bpf.BTF.exists,
+        "BTF of the kernel",
+        lambda: bpf.BTF.exists(),
         "take a kernel with CONFIG_DEBUG_INFO_BTF, as Debian's",
     ),
     Need("mmapable BPF arrays", bpf.has_mmapable_arrays, "take Linux 6.4 or newer"),
@@ -147,15 +147,20 @@ NEEDS = (
 """All that a kernel must have, each to be asked for alone; libbpf and the right to use it apart."""
 
 
+def not_permitted() -> EngineUnavailable:
+    """What a process that may not use BPF is told."""
+    return EngineUnavailable(
+        "kvm",
+        "this process may not load BPF programs",
+        "run it as root of the host, or with CAP_BPF and CAP_PERFMON there (the root of a user"
+        " namespace, as in a rootless container, has neither)",
+    )
+
+
 def _explain(error: bpf.LoadError) -> EngineError:
     """Find out what the host lacks, by asking for it alone; else it is the error itself."""
     if error.errno == errno.EPERM:
-        return EngineUnavailable(
-            "kvm",
-            "this process may not load BPF programs",
-            "run it as root of the host, or with CAP_BPF and CAP_PERFMON there (the root of a user"
-            " namespace, as in a rootless container, has neither)",
-        )
+        return not_permitted()
     for need in NEEDS:
         try:
             if not need.there():

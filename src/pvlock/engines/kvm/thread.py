@@ -128,13 +128,19 @@ class VcpuThread:
 
     def _run(self) -> None:
         while self._wanted:
-            exit = self.vcpu.enter()
+            exit = self._enter()
             if isinstance(exit, Kicked):
                 self.kicks += 1
                 signal.sigtimedwait({_KICK}, 0)
             elif not self._on_exit(self.vcpu, exit):
                 with self._state:
                     self._wanted = False
+
+    def _enter(self) -> Exit:
+        try:
+            return self.vcpu.enter()
+        except OSError as error:
+            raise self.vcpu.fault(f"its thread: {error.strerror}") from error
 
     def _publish(self) -> None:
         if self.publisher is not None and self.structure != self._published:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pvlock.engines.contract import SystemEvent
 from pvlock.engines.kvm import ioctl
-from pvlock.engines.registers import EL1H_MASKED, SYSTEM_REGISTERS
+from pvlock.engines.registers import EL1H_MASKED, SYSTEM_REGISTERS, key
 from pvlock.errors import ConfigError, GuestFault
 
 _CORE = {
@@ -22,6 +22,8 @@ _CORE = {
     "spsr_el1": 72,
 }
 """Where struct kvm_regs keeps a register, in units of 4 bytes."""
+_COUNTER = {"cntvct_el0": key(3, 3, 14, 3, 2)}
+"""KVM_REG_ARM_TIMER_CNT: KVM's number for the guest's counter is not the architecture's."""
 _GENERAL = tuple(f"x{n}" for n in range(31))
 _SPSEL = 1
 
@@ -138,7 +140,7 @@ class KvmVcpu:
         except OSError as error:
             if error.errno in (errno.EINTR, errno.EAGAIN):
                 return Kicked()
-            raise self._fault(f"KVM_RUN: {error.strerror}") from error
+            raise self.fault(f"KVM_RUN: {error.strerror}") from error
         run = self._run
         match run.exit_reason:
             case ioctl.EXIT_HYPERCALL:
@@ -156,11 +158,11 @@ class KvmVcpu:
                 return self._system_event(run.system_event.type)
             case ioctl.EXIT_FAIL_ENTRY:
                 reason = run.fail_entry.hardware_entry_failure_reason
-                raise self._fault(f"the CPU refused to enter the guest ({reason:#x})")
+                raise self.fault(f"the CPU refused to enter the guest ({reason:#x})")
             case ioctl.EXIT_INTERNAL_ERROR:
-                raise self._fault(f"KVM internal error {run.internal.suberror}")
+                raise self.fault(f"KVM internal error {run.internal.suberror}")
             case other:
-                raise self._fault(f"KVM exit {other}, which pvlock does not know")
+                raise self.fault(f"KVM exit {other}, which pvlock does not know")
 
     def complete(self, value: int) -> None:
         """Answer the read that enter() returned; the guest gets it when it goes on."""
@@ -183,7 +185,7 @@ class KvmVcpu:
             ioctl.call(self.fd, ioctl.RUN)
         except OSError as error:
             if error.errno != errno.EINTR:
-                raise self._fault(f"KVM_RUN: {error.strerror}") from error
+                raise self.fault(f"KVM_RUN: {error.strerror}") from error
         finally:
             self._run.immediate_exit = 0
         for name, value in saved.items():
@@ -196,9 +198,10 @@ class KvmVcpu:
             case ioctl.SYSTEM_EVENT_RESET:
                 return SystemEvent.RESET
             case _:
-                raise self._fault(f"system event {kind}, which pvlock does not know")
+                raise self.fault(f"system event {kind}, which pvlock does not know")
 
-    def _fault(self, reason: str) -> GuestFault:
+    def fault(self, reason: str) -> GuestFault:
+        """Return the error that says where this VCPU was when `reason` ended it."""
         return GuestFault(self.index, self.get("pc"), reason)
 
     def _id(self, name: str) -> int:
@@ -206,6 +209,6 @@ class KvmVcpu:
             name = "sp_el1" if self.get("pstate") & _SPSEL else "sp_el0"
         if name in _CORE:
             return ioctl.REG_CORE | _CORE[name]
-        if name in SYSTEM_REGISTERS:
-            return ioctl.REG_SYSTEM | SYSTEM_REGISTERS[name]
+        if encoding := (SYSTEM_REGISTERS | _COUNTER).get(name):
+            return ioctl.REG_SYSTEM | encoding
         raise ConfigError(f"no register is called {name!r}")

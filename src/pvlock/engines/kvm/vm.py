@@ -2,6 +2,7 @@
 """A VM of KVM: memory slots, VCPUs, the in-kernel GICv3, and the calls that come to us."""
 
 import ctypes as c
+import errno
 import os
 from collections.abc import Iterator, Sequence
 
@@ -17,18 +18,26 @@ _SPI = 1 << 24  # KVM_ARM_IRQ_TYPE_SPI in KVM_IRQ_LINE
 
 
 def open_kvm() -> int:
-    """Open /dev/kvm; raises EngineUnavailable with the remedy."""
+    """Open /dev/kvm; raises EngineUnavailable with the remedy, EngineError for other failures."""
     try:
         fd = os.open(ioctl.PATH, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise EngineUnavailable(
-            "kvm", f"there is no {ioctl.PATH}", "use a host whose CPU and kernel have KVM"
-        ) from None
-    except OSError as error:
+    except PermissionError as error:
         raise EngineUnavailable(
             "kvm", f"{ioctl.PATH}: {error.strerror}", "run as root or join the group kvm"
         ) from error
-    version = ioctl.call(fd, ioctl.GET_API_VERSION)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+            raise EngineError(f"cannot open {ioctl.PATH}: {error.strerror}") from error
+        raise EngineUnavailable(
+            "kvm",
+            f"{ioctl.PATH}: {error.strerror}",
+            "use a host whose CPU and kernel have KVM (in a VM: nested virtualisation)",
+        ) from error
+    try:
+        version = ioctl.must("tell its version", fd, ioctl.GET_API_VERSION)
+    except BaseException:
+        os.close(fd)
+        raise
     if version != ioctl.API_VERSION:
         os.close(fd)
         raise EngineUnavailable(

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Cases: the flags of VCPUs that run (section 6). All VCPUs but this one count; this one looks at
+ * their counts and flags, one pair each PACE, and judges pairs that follow each other closely. What
+ * lies between two looks during which this VCPU was itself off its CPU is not judged.
+ * docs/conformance.md derives RUN.
+ */
+#include "harness.h"
+#include "cases.h"
+
+#define PACE_NS 5000ul		/* between two looks at the same VCPU */
+#define GAP_NS 100000ul		/* longer than this, and somebody took our CPU; and for each VCPU: */
+#define LOOK_NS 2000ul
+#define STILL_NS 1000000ul	/* a heartbeat that stands still so long was stopped */
+#define OBSERVE_MS 300ul
+
+enum { RUN = 5, EVENTS = 48 };
+
+static struct seen {
+	u64 at, beats, flag;		/* the last pair, and when */
+	u64 still_since;
+	bool valid, counted, flagged;	/* of the present standstill */
+	u32 run;			/* consecutive looks: flag 1, and it had advanced */
+	u64 run_since;
+	u64 own_not_zero;
+} seen[MAX_CPUS];
+
+static struct {
+	bool done, failed;
+	u32 vcpus;
+	u64 looks, advanced, flagged, longest_run;
+	u64 stops_flagged, stops_unflagged;
+	u64 worst_set, worst_clear;	/* ticks */
+	u64 own_looks, own_not_zero, own_reads;
+} sum;
+
+static void heart(struct cpu *me)
+{
+	seen[me->number].own_not_zero = beat(me, structure(me->number));
+}
+
+static void standstill(struct seen *s, u64 now, u64 flag)
+{
+	s->run = 0;
+	if (flag && !s->flagged) {
+		s->flagged = true;
+		if (now - s->still_since > sum.worst_set)
+			sum.worst_set = now - s->still_since;
+	}
+	if (s->counted || now - s->still_since < ticks_of(STILL_NS))
+		return;
+	s->counted = true;
+	if (flag)
+		sum.stops_flagged++;
+	else
+		sum.stops_unflagged++;
+}
+
+static void progress(struct seen *s, u64 now, u64 flag)
+{
+	sum.advanced++;
+	s->still_since = now;
+	s->counted = s->flagged = false;
+	if (!flag) {
+		if (s->run && now - s->run_since > sum.worst_clear)
+			sum.worst_clear = now - s->run_since;
+		s->run = 0;
+		return;
+	}
+	if (!s->run++)
+		s->run_since = now;
+	if (s->run > sum.longest_run)
+		sum.longest_run = s->run;
+}
+
+static void look_at(u32 cpu, u64 gap)
+{
+	struct seen *s = &seen[cpu];
+	u64 beats = load_acquire(&cpus[cpu].beats), flag = look(cpu), now = ticks();
+
+	sum.looks++;
+	sum.flagged += flag != 0;
+	if (!s->valid || now - s->at > gap) {
+		s->valid = true;
+		s->run = 0;
+		s->still_since = now;
+		s->counted = false;
+		s->flagged = flag;
+	} else if (beats == s->beats) {
+		standstill(s, now, flag);
+	} else {
+		progress(s, now, flag);
+	}
+	s->at = now;
+	s->beats = beats;
+}
+
+void observe(void)
+{
+	u64 start, length, gap = ticks_of(GAP_NS + LOOK_NS * board.cpus), pace = ticks_of(PACE_NS);
+
+	if (sum.done)
+		return;
+	sum.done = true;
+	length = ticks_of(bootarg_number("observe", OBSERVE_MS) * 1000000);
+	for (u32 i = 1; i < board.cpus; i++) {
+		cpus[i].beats = 0;
+		if (cpu_on(i, heart) || !wait_for(&cpus[i].running)) {
+			sum.failed = true;
+			break;
+		}
+		sum.vcpus++;
+	}
+	start = ticks();
+	while (!sum.failed && ticks() - start < length) {
+		for (u32 i = 1; i < board.cpus; i++)
+			look_at(i, gap);
+		sum.own_looks++;
+		sum.own_not_zero += look(0) != 0;
+		pause_for(pace);
+	}
+	for (u32 i = 1; i <= sum.vcpus; i++)
+		store_release(&cpus[i].stop, 1);
+	for (u32 i = 1; i <= sum.vcpus; i++) {
+		if (!wait_for(&cpus[i].finished) || !cpu_wait_off(i))
+			sum.failed = true;
+		sum.own_not_zero += seen[i].own_not_zero;
+		sum.own_reads += cpus[i].beats;
+	}
+}
+
+/* False: there is nothing to judge, and the case says so. */
+static bool observed(void)
+{
+	observe();
+	note("looks: %lu\nadvanced: %lu\nflagged: %lu\n", sum.looks, sum.advanced, sum.flagged);
+	if (sum.failed)
+		fail("a VCPU did not come up or did not stop");
+	else if (!sum.advanced)
+		skip("not observed: no VCPU advanced while this one looked");
+	return !sum.failed && sum.advanced;
+}
+
+void running_reads_0(void)
+{
+	if (!observed())
+		return;
+	note("longest-run: %lu\nworst-clear-ticks: %lu\nworst-clear-ns: %lu\n", sum.longest_run,
+	     sum.worst_clear, ns_of(sum.worst_clear));
+	expect_true("a VCPU advanced while its flag was 1", sum.longest_run < RUN);
+}
+
+void preempted_reads_1(void)
+{
+	u64 strict = bootarg_number("strict", 0);
+
+	if (!observed())
+		return;
+	note("stops-flagged: %lu\nstops-not-flagged: %lu\nworst-set-ticks: %lu\nworst-set-ns: %lu\n",
+	     sum.stops_flagged, sum.stops_unflagged, sum.worst_set, ns_of(sum.worst_set));
+	if (!sum.stops_flagged && !sum.stops_unflagged)
+		skip("not observed: no VCPU stood still for 1 ms");
+	else if (strict && sum.stops_unflagged)
+		fail("a VCPU stood still, and its flag was 0");
+	else
+		/* A host stops a VCPU for reasons of its own too, such as a page it must fetch. */
+		expect_true("most VCPUs that stood still had a flag of 0",
+			    sum.stops_flagged >= sum.stops_unflagged);
+}
+
+void own_flag(void)
+{
+	for (u32 i = 0; i < 1000; i++) {
+		sum.own_looks++;
+		sum.own_not_zero += look(0) != 0;
+	}
+	if (board.cpus > 1)
+		observe();
+	note("reads: %lu\nnot-zero: %lu\n", sum.own_looks + sum.own_reads, sum.own_not_zero);
+	expect_true("a VCPU read 1 in its own structure", !sum.own_not_zero);
+}
+
+void zero_or_one(void)
+{
+	if (board.cpus > 1)
+		observe();
+	note("looks: %lu\n", sum.looks + sum.own_looks);
+	expect_true("a flag was neither 0 nor 1", !odd_values);
+}
+
+void padding(void)
+{
+	if (board.cpus > 1)
+		observe();
+	for (u32 i = 0; i < board.cpus; i++)
+		look(i);
+	note("looks: %lu\n", sum.looks + sum.own_looks + board.cpus);
+	expect_true("padding was not zero", !odd_padding);
+}
+
+/* Until the counter shows `watch` ns: each change of VCPU 1's flag, as ticks, flag and beats. */
+void watch(void)
+{
+	static u64 events[EVENTS][3];
+	u64 end = ticks_of(bootarg_number("watch", 0)), last = ~0ul, still = 0, ran = 0;
+	const u64 *flag = structure(1), *beats = &cpus[1].beats;
+	u32 n = 0;
+
+	cpus[1].beats = 0;
+	if (cpu_on(1, heart) || !wait_for(&cpus[1].running)) {
+		fail("VCPU 1 did not come up");
+		return;
+	}
+	while (ticks() < end) {
+		u64 before = load_acquire(flag), now = load_acquire(beats), after = load_acquire(flag);
+
+		/* Between two looks at one and the same 1 it must not have advanced. */
+		if (before && last == 1) {
+			ran += after && still && now != still;
+			still = after ? now : 0;
+		}
+		if (after == last)
+			continue;
+		if (n < EVENTS)
+			events[n][0] = ticks(), events[n][1] = after, events[n][2] = now, n++;
+		last = after;
+		still = 0;
+	}
+	store_release(&cpus[1].stop, 1);
+	if (!wait_for(&cpus[1].finished) || !cpu_wait_off(1))
+		fail("VCPU 1 did not stop");
+	note("events:\n");
+	for (u32 i = 0; i < n; i++)
+		note("  - [%lu, %lu, %lu]\n", events[i][0], events[i][1], events[i][2]);
+	note("ran-while-flagged: %lu\nown-not-zero: %lu\n", ran, seen[1].own_not_zero);
+	expect_true("VCPU 1 advanced while its flag was 1", !ran);
+	expect_true("VCPU 1 read 1 in its own structure", !seen[1].own_not_zero);
+}

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`pvlock doctor`: the part of the command line that says what this host can run, and why."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, TextIO
+
+import click
+
+from pvlock import __version__
+from pvlock.cli_output import json_writer
+from pvlock.errors import EngineUnavailable, LabError, PvlockError
+
+if TYPE_CHECKING:
+    from pvlock.engines.kvm.probe import Finding
+
+_WIDTH = 100
+
+
+@click.command()
+@click.option("--json", "json_to", metavar="FILE|-", help="Write the answers as JSON.")
+def doctor(json_to: str | None) -> None:
+    """Say what this host can run, what it lacks, and what to do about it.
+
+    Exit status: 0 if an engine can run here, 1 if none can.
+    """
+    from pvlock import report
+    from pvlock.engines.kvm import probe
+
+    with json_writer(json_to) as write:
+        kvm, emulator, lab = probe.findings(), _emulator(), _lab()
+        engine, because = _choice(kvm, emulator)
+        facts = {"pvlock": __version__, "engine": engine, "because": because}
+        answers = {"kvm": kvm, "emulator": [emulator], "lab": lab}
+        lists = {name: [asdict(each) for each in found] for name, found in answers.items()}
+        write(report.to_json(facts | lists))
+    say = sys.stderr if json_to == "-" else sys.stdout
+    takes = f"auto takes the engine {engine}" if engine else "no engine can run here"
+    print(f"pvlock {__version__}: {takes}: {because}\n", file=say)
+    sections = {
+        "engine kvm": [each for each in kvm if each.needed],
+        "engine kvm does without": [each for each in kvm if not each.needed],
+        "engine emulator": [emulator],
+        "pvlock lab": lab,
+    }
+    _print(sections, say)
+    if engine is None:
+        sys.exit(1)
+
+
+def _choice(kvm: "Sequence[Finding]", emulator: "Finding") -> tuple[str | None, str]:
+    """Return what engines.choose("auto") takes on this host (None: nothing runs), and why."""
+    from pvlock.engines.kvm.probe import State, first_missing
+
+    missing = first_missing(kvm)
+    if missing is None:
+        return "kvm", "this host has all that it needs"
+    because = f"kvm: {missing.because}"
+    if missing.state is State.UNKNOWN:
+        because = f"kvm: cannot tell about {missing.what}: {missing.because}"
+    if emulator.state is State.YES:
+        return "emulator", because
+    return None, f"{because}; emulator: {emulator.because}"
+
+
+def _emulator() -> "Finding":
+    """Start an emulated machine."""
+    from pvlock.engines.kvm.probe import Finding, State
+    from pvlock.machine import Machine
+
+    state, because, remedy = State.YES, "a machine started", ""
+    try:
+        Machine(1, 1, engine="emulator").close()
+    except EngineUnavailable as error:
+        state, because, remedy = State.NO, error.capability, error.remedy
+    except (PvlockError, OSError) as error:
+        state, because, remedy = State.NO, str(error), "install pvlock again, with pip"
+    return Finding("emulated machine", state, because, remedy, needed=True)
+
+
+def _lab() -> "list[Finding]":
+    """Look for the programs that `pvlock lab` runs."""
+    from pvlock.engines.kvm.probe import Finding, State
+    from pvlock.lab import tools
+
+    found = []
+    for name in tools.NAMES:
+        state, because, remedy = State.YES, "", ""
+        try:
+            because = tools.find(name)
+        except LabError as error:
+            state, (because, _, remedy) = State.NO, str(error).partition(": ")
+        found.append(Finding(name, state, because, remedy, needed=True))
+    return found
+
+
+def _print(sections: "dict[str, list[Finding]]", say: TextIO) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from pvlock.engines.kvm.probe import State
+
+    colours = {State.YES: "green", State.NO: "red", State.UNKNOWN: "yellow"}
+    table = Table(box=None, pad_edge=False, show_header=False)
+    remedy = ""
+    for title, found in sections.items():
+        table.add_row(Text(title, style="bold"))
+        for each in found:
+            because = each.because
+            # One remedy often helps for several lines.
+            if each.remedy != remedy and each.remedy:
+                because += f"\nremedy: {each.remedy}"
+            remedy = each.remedy
+            answer = Text(each.state, style=colours[each.state], no_wrap=True)
+            table.add_row(Text(f"  {each.what}", no_wrap=True), answer, because)
+    width = None if say.isatty() else _WIDTH
+    Console(file=say, width=width, highlight=False, markup=False).print(table)

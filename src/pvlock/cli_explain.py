@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`pvlock explain`: the part of the command line that says who waited for whom."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pvlock.cli_output import json_writer
+from pvlock.errors import TraceError
+from pvlock.sweep.common import load_extra
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pvlock.explain.findings import Findings
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("trace", type=_FILE)
+@click.argument("other", type=_FILE, required=False)
+@click.option("--lock", metavar="NAME|ADDRESS", help="Only the waits for this lock.")
+@click.option(
+    "--top", type=click.IntRange(1, 1000), default=5, show_default=True, help="Rows of each list."
+)
+@click.option("--figure", type=_FILE, metavar="FILE", help="Draw the timeline (.png, .svg).")
+@click.option("--json", "json_to", metavar="FILE|-", help="Write the findings as JSON.")
+def explain(
+    trace: Path, other: Path | None, lock: str | None, top: int, figure: Path | None,
+    json_to: str | None,
+) -> None:  # fmt: skip
+    """Say who waited for whom in TRACE, and what off its CPU kept them waiting.
+
+    TRACE is a file that `pvlock run --trace` wrote. With OTHER, the two side by side.
+    """
+    for module in ("numpy", "perfetto"):
+        load_extra(module, "trace", "pvlock explain")
+    if other and figure:
+        raise click.UsageError("--figure draws one trace")
+    from rich.console import Console
+
+    from pvlock import report
+    from pvlock.explain import findings
+
+    if figure:
+        from pvlock.explain import timeline
+
+        timeline.check(figure)
+    say = sys.stderr if json_to == "-" else sys.stdout
+    console = Console(
+        file=say, width=None if say.isatty() else 100, highlight=False, markup=False, emoji=False
+    )
+    with json_writer(json_to) as write:
+        found = [_findings(path, lock, top) for path in (trace, other) if path]
+        facts = [findings.as_dict(one) for one in found]
+        write(report.to_json({"traces": facts} if other else facts[0]))
+    if other:
+        _compare(console, found)
+    else:
+        _show(console, found[0], top)
+    if figure:
+        timeline.draw(figure, found[0])
+        print(f"pvlock: wrote {figure}", file=sys.stderr)
+
+
+def _findings(path: Path, lock: str | None, top: int) -> "Findings":
+    from pvlock.explain import findings
+    from pvlock.trace import perfetto
+
+    events = perfetto.read(path)
+    try:
+        return findings.find(events, lock, top)
+    except TraceError as error:
+        raise TraceError(f"{path}: {error}") from None
+
+
+def _show(console: "Console", found: "Findings", top: int) -> None:
+    from pvlock.explain import findings, screen
+
+    console.print(screen.title(found.events))
+    console.print(f"\n{findings.sentence(found)}\n")
+    for text in findings.doubts(found):
+        console.print(f"Not certain: {text}.")
+    if not found.total.ns:
+        return
+    console.print(screen.waiting(found, top))
+    if found.culprits:
+        console.print()
+        console.print(screen.culprits(found))
+    if found.pairs:
+        console.print()
+        console.print(screen.pairs(found, top))
+    if found.chains:
+        console.print()
+        for line in screen.chains(found):
+            console.print(line)
+
+
+def _compare(console: "Console", found: "list[Findings]") -> None:
+    from pvlock.explain import findings, screen
+
+    for one in found:
+        console.print(screen.title(one.events))
+        console.print(findings.sentence(one))
+        for text in findings.doubts(one):
+            console.print(f"Not certain: {text}.")
+        console.print()
+    console.print(screen.comparison(found[0], found[1]))

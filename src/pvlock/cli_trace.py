@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where the command line's --trace goes."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from pvlock.errors import ConfigError, TraceError
+from pvlock.sweep.common import load_extra, replacing
+
+if TYPE_CHECKING:
+    from pvlock.trace.events import Events
+
+
+class TraceFiles:
+    """The files of --trace `target`, one for each of `runs`, or `target` itself for the run ""."""
+
+    def __init__(self, target: str, runs: Sequence[str]) -> None:
+        """Refuse early what could not be written later. Raises ConfigError."""
+        path = Path(target)
+        for module in ("numpy", "perfetto"):
+            load_extra(module, "trace", "--trace")
+        try:
+            if path.is_dir():
+                raise ConfigError(f"--trace {target}: is a directory")
+            self._paths = {
+                run: path.with_name(f"{path.stem}.{run}{path.suffix}") if run else path
+                for run in runs
+            }
+            for one in self._paths.values():
+                if one.is_dir() or not one.parent.is_dir() or not os.access(one.parent, os.W_OK):
+                    raise ConfigError(f"--trace {one}: cannot be written there")
+        except OSError as error:
+            raise ConfigError(f"--trace {target}: {error.strerror}") from error
+
+    def write(self, run: str, events: "Events", say: IO[str]) -> None:
+        """Write the events of a run, whole or not at all, and say so. Raises ConfigError."""
+        from rich import filesize
+
+        from pvlock.trace import perfetto
+
+        if run not in self._paths:
+            return
+        path = self._paths[run]
+        try:
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                perfetto.write(file, events)
+        except TraceError as error:
+            raise TraceError(f"--trace {path}: {error}") from error
+        size = filesize.decimal(path.stat().st_size)
+        print(f"trace: {path}, {len(events):,} events, {size}", file=say)
+        if not events.locks():
+            why = "was not compiled with guest/include/pvlock_trace.h, or took none"
+            print(f"trace: {path}: the guest recorded no locks: it {why}", file=say)
+        for count, what in (
+            (sum(events.dropped), "events were lost: the guest recorded more than was kept"),
+            (sum(events.rejected), "entries of the guest's rings were no events"),
+        ):
+            if count:
+                print(f"trace: {path}: {count:,} {what}", file=say)

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The conformance guest, and the cases it knows.
+
+The list of cases is in the guest's binary (guest/conformance/cases.h): nothing repeats it.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib import resources
+
+from pvlock.errors import ConfigError
+
+_MARK = b"pvlock conformance cases\n"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case: the clause of SPECIFICATION.md that it tests and the tag by which that binds.
+
+    `needs` are the names of guest/conformance/cases.h, such as PVLOCK or SMP: where one is missing
+    the case is skipped. `what` says what it asserts.
+    """
+
+    clause: str
+    tag: str
+    name: str
+    needs: frozenset[str]
+    what: str
+
+
+def binary(kind: str) -> bytes:
+    """Return the guest as "Image" (Linux arm64 boot protocol) or as "elf".
+
+    Raises ConfigError where it was not compiled.
+    """
+    file = resources.files("pvlock.conformance") / f"guest.{kind}"
+    if not file.is_file():
+        raise ConfigError("the conformance guest is not compiled: run python build_native.py")
+    return file.read_bytes()
+
+
+@cache
+def guest_cases() -> tuple[Case, ...]:
+    """Return the cases of the guest, in the order in which it runs them."""
+    data = binary("Image")
+    start = data.index(_MARK) + len(_MARK)
+    text = data[start : data.index(b"\0", start)].decode("ascii")
+    found = []
+    for line in text.splitlines():
+        clause, tag, name, needs, what = line.split("\t")
+        words = frozenset(needs.split(" | ")) - {"ANY"}
+        found.append(Case(clause, tag, name, words, what))
+    return tuple(found)
+
+
+def select(cases: Iterable[Case], patterns: Collection[str]) -> list[Case]:
+    """Return the cases whose name or clause one of the patterns matches; `*` and `?` are wild.
+
+    Raises ConfigError for a pattern that matches nothing.
+    """
+    known = list(cases)
+    for pattern in patterns:
+        if not any(_matches(case, pattern) for case in known):
+            raise ConfigError(f"no case or clause is called {pattern!r}: see pvlock check --list")
+    return [case for case in known if any(_matches(case, pattern) for pattern in patterns)]
+
+
+def _matches(case: Case, pattern: str) -> bool:
+    return fnmatchcase(case.name, pattern) or fnmatchcase(case.clause, pattern)

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Runs both halves of the suite on a machine that Python can make.
+
+The guest runs on up to four machines: as it should be, with no structure placed, with PV-lock off,
+and on a schedule that is known. On each it runs the cases whose needs that machine meets, so none
+of them may be skipped. The user-space checks make machines of their own.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from pvlock.abi import STRUCTURE_SIZE, Policy
+from pvlock.conformance import schedule, userspace
+from pvlock.conformance.cases import Case, binary, guest_cases, select
+from pvlock.conformance.outcome import RUN, Outcome, Verdict
+from pvlock.conformance.tap import Log, read
+from pvlock.engines.contract import SystemEvent
+from pvlock.errors import LogError, PvlockError
+from pvlock.machine import Machine
+
+MakeMachine = Callable[..., Machine]
+"""make(vcpus, pcpus, **options of machine.Machine) -> Machine."""
+
+POISON = b"\xa5"
+"""What the padding of the structures holds when the guest starts: something older than it."""
+
+_LIMIT_NS = 2_000_000_000
+_LIMIT_PER_VCPU_NS = 100_000_000
+_OBSERVE_MS = 20
+_ALWAYS = frozenset({"SMCCC", "TIME", "LSE", "GIC"})
+"""What a machine has whether PV-lock is on or off."""
+_FOUND_OUT = frozenset({"OVERCOMMIT", "STALE", "LSE", "BLOCKS"})
+"""Needs that only running the case can tell: where they are not claimed, it may be skipped."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One machine: its name, what its cases may need, and the options that make it."""
+
+    name: str
+    claims: frozenset[str]
+    options: dict[str, Any]
+    bootargs: str = ""
+    needed: frozenset[str] = frozenset()
+    """Only cases that need one of these; nothing: all."""
+
+
+def run(
+    make_machine: MakeMachine,
+    policy: Policy,
+    cases: Collection[str] = ("*",),
+    *,
+    vcpus: int = 4,
+    pcpus: int = 2,
+    scripted: bool = True,
+    without: Collection[str] = (),
+    user_space: bool = True,
+) -> list[Outcome]:
+    """Judge the machines that `make_machine` makes, under `policy`; return an outcome a case.
+
+    `cases` are patterns of names or clauses; without `user_space` only the guest's count.
+    `scripted` says that the engine takes scripts, and that a host stops no VCPU but by switching.
+    `without` are needs (see cases.h) that this engine does not claim to meet. A case that no
+    machine can run is SKIPPED; one that the guest skips although its needs are met has FAILED.
+    Nothing is raised but ConfigError: whatever a machine raises is the outcome of its run.
+    """
+    of_user_space = {case.name for case in userspace.cases()}
+    chosen = select((*guest_cases(), *userspace.cases()), cases)
+    if not user_space:
+        chosen = [case for case in chosen if case.name not in of_user_space]
+    found: dict[str, Outcome] = {}
+    runs: list[Outcome] = []
+    for plan in _plans(policy, vcpus, pcpus, scripted, frozenset(without)):
+        mine = [case for case in chosen if _belongs(case, plan) and case.name not in found]
+        if mine:
+            result = _run(make_machine, plan, mine, vcpus, pcpus)
+            runs += [outcome for outcome in result if outcome.case is RUN]
+            found |= {o.case.name: o for o in result if o.case is not RUN}
+    names = [case.name for case in chosen if case.name in of_user_space]
+    if names:
+        make_vm = _vm_maker(make_machine, policy, max(vcpus, 2))
+        found |= {outcome.case.name: outcome for outcome in userspace.check(make_vm, names)}
+    for case in chosen:
+        if case.name not in found:
+            found[case.name] = Outcome(case, Verdict.SKIPPED, str(policy), _missing(case, vcpus))
+    return [found[case.name] for case in chosen] + runs
+
+
+def _plans(
+    policy: Policy, vcpus: int, pcpus: int, scripted: bool, without: frozenset[str]
+) -> Iterable[_Plan]:
+    common = _ALWAYS | ({"SMP"} if vcpus > 1 else set())
+    present = common | {"PVLOCK", "NODE", "STALE", "BLOCKS"}
+    present |= {"LETTER"} if policy is Policy.SCHEDULED_OUT else {"SPARING"}
+    if vcpus > pcpus:
+        present |= {"OVERCOMMIT"}
+    arguments = f"observe={_OBSERVE_MS} strict={int(scripted)}"
+    yield _Plan(str(policy), present - without, {"policy": policy}, arguments)
+    yield _Plan(
+        "no structure placed",
+        common - without | {"UNSET", "NODE"},
+        {"policy": policy, "place": False},
+        needed=frozenset({"UNSET"}),
+    )
+    # On a real host PV time is the kernel's, and not ours to switch off.
+    no_time = {"NO_TIME"} if scripted else set()
+    yield _Plan(
+        "PV-lock and PV time off" if scripted else "PV-lock off",
+        (common - without - ({"TIME"} if scripted else set())) | {"ABSENT"} | no_time,
+        {"policy": policy, "pvlock": False},
+        needed=frozenset({"ABSENT"} | no_time),
+    )
+    if scripted and vcpus > 1:
+        yield _Plan(
+            f"{policy}, scripted",
+            present - without | {"WATCH"},
+            {"policy": policy, "script": schedule.script()},
+            f"watch={schedule.WATCH_NS}",
+            needed=frozenset({"WATCH"}),
+        )
+
+
+def _belongs(case: Case, plan: _Plan) -> bool:
+    if case in userspace.cases() or not case.needs - _FOUND_OUT <= plan.claims:
+        return False
+    return not plan.needed or bool(case.needs & plan.needed)
+
+
+def _missing(case: Case, vcpus: int) -> str:
+    if {"LETTER", "SPARING"} & case.needs:
+        return "about the other policy"
+    if "SMP" in case.needs and vcpus < 2:
+        return "one VCPU"
+    return f"no machine of this run has all of {', '.join(sorted(case.needs))}"
+
+
+def _run(
+    make_machine: MakeMachine, plan: _Plan, cases: list[Case], vcpus: int, pcpus: int
+) -> list[Outcome]:
+    names = ",".join(case.name for case in cases)
+    bootargs = f"cases={names} policy={plan.options['policy']} {plan.bootargs}"
+    if "script" in plan.options:
+        vcpus = pcpus = 2
+    log = Log()
+    ended, forced = "", {}
+    try:
+        with make_machine(vcpus, pcpus, bootargs=bootargs.strip(), **plan.options) as machine:
+            # What the host's kernel answers itself, whatever its VMM wants: case -> why.
+            forced = dict(getattr(machine.engine, "host_forces", {}))
+            _prepare(machine, plan)
+            ended = _until_off(machine, vcpus)
+            text = machine.console.text
+        read(text, log, plan.name)
+    except LogError as error:
+        ended = ended or str(error)
+    except PvlockError as error:
+        ended = str(error)
+    outcomes = [_settle(outcome, plan, forced) for outcome in log.outcomes]
+    heard = {outcome.case.name for outcome in outcomes}
+    for case in cases:
+        if case.name not in heard:
+            outcomes.append(Outcome(case, Verdict.FAILED, plan.name, "the run ended before it"))
+    verdict = Verdict.FAILED if ended else Verdict.OK
+    outcomes.append(Outcome(RUN, verdict, plan.name, ended, dict(log.facts)))
+    return outcomes
+
+
+def _prepare(machine: Machine, plan: _Plan) -> None:
+    """Load the guest, and leave something in the structures: its first call must zero it."""
+    for ipa in machine.pvlock.addresses.values():
+        machine.memory.write(ipa + 8, POISON * (STRUCTURE_SIZE - 8), "conformance")
+    if "NO_TIME" in plan.claims:
+        machine.stolen_time.enabled = False
+    machine.load(binary("Image"))
+
+
+def _until_off(machine: Machine, vcpus: int) -> str:
+    """Run to the end; return what is wrong with it, or nothing."""
+    limit = _LIMIT_NS + vcpus * _LIMIT_PER_VCPU_NS + machine.engine.slack_ns
+    event = machine.run(limit)
+    if event is SystemEvent.OFF:
+        return ""
+    if event is SystemEvent.RESET:
+        return "the machine was reset"
+    return f"the guest still runs after {limit / 1e9:g} s"
+
+
+def _settle(outcome: Outcome, plan: _Plan, forced: dict[str, str]) -> Outcome:
+    """Apply what the guest cannot know: the engine's claims, the schedule, and its host."""
+    case = outcome.case
+    if outcome.verdict is Verdict.SKIPPED and case.needs <= plan.claims:
+        reason = f"skipped, although this machine has what it needs: {outcome.reason}"
+        outcome = outcome.but(Verdict.FAILED, reason)
+    if outcome.verdict is Verdict.OK and "WATCH" in case.needs:
+        why = schedule.mismatch(outcome.evidence.get("events"))
+        outcome = outcome.but(Verdict.FAILED, why) if why else outcome
+    if outcome.verdict is Verdict.FAILED and case.name in forced:
+        outcome = outcome.but(Verdict.HOST, forced[case.name])
+    return outcome
+
+
+def _vm_maker(make_machine: MakeMachine, policy: Policy, vcpus: int) -> userspace.Make:
+    def make(pvlock: bool) -> userspace.Vm:
+        machine = make_machine(vcpus, vcpus, policy=policy, pvlock=pvlock, place=False)
+        return userspace.MachineVm(machine)
+
+    return make

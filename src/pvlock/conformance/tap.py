@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Reads what the conformance guest prints: TAP 14, strictly.
+
+As long as no line begins like TAP, firmware and boot loaders may print before `TAP version 14` and
+the VMM after the summary. Anything else that is missing, doubled, out of order or contradicts
+itself makes the log worthless, and LogError says what it was.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+from pvlock.conformance.cases import Case, guest_cases
+from pvlock.conformance.outcome import Outcome, Verdict
+from pvlock.errors import LogError
+
+_VERSION = "TAP version 14"
+_FORMAT = "# pvlock conformance guest, format "
+_KNOWN_FORMAT = "1"
+_PLAN = re.compile(r"1\.\.(\d{1,4})")
+_RESULT = re.compile(
+    r"(?P<not>not )?ok (?P<number>\d{1,4}) - (?P<clause>\d+\.\d+)/(?P<tag>\w+) (?P<name>[a-z0-9-]+)"
+    r"(?: # SKIP (?P<skip>.+))?"
+)
+_SUMMARY = re.compile(r"# summary: (\d+) ok, (\d+) not ok, (\d+) skipped")
+_FACT = re.compile(r"# (psci|machine|interface|wake|policy): (.+)")
+_FACTS = ("psci", "machine", "interface", "wake", "policy")
+_KEY = re.compile(r"  ([A-Za-z0-9-]+):(?: (.*))?")
+_ITEM = re.compile(r"    - (.+)")
+_LONGEST = 1 << 24
+_SHOWN = 60
+
+
+@dataclass
+class Log:
+    """What a run of the guest said: facts about the machine, and an outcome for each case."""
+
+    facts: dict[str, str] = field(default_factory=dict)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    @property
+    def interface(self) -> str:
+        """How much of PV-lock was found: present, unset or absent."""
+        return self.facts["interface"].split()[0]
+
+
+class _Reader:
+    """A line at a time, with its number for errors."""
+
+    def __init__(self, lines: list[str], first: int) -> None:
+        self._lines, self.at = lines, first
+
+    def peek(self) -> str | None:
+        return self._lines[self.at] if self.at < len(self._lines) else None
+
+    def next(self, wanted: str) -> str:
+        line = self.peek()
+        if line is None:
+            raise LogError(f"the log ends where {wanted} should be")
+        if line.startswith("Bail out!"):
+            raise LogError(f"line {self.at + 1}: the guest gave up: {_short(line[9:].strip())}")
+        self.at += 1
+        return line
+
+    def error(self, what: str) -> LogError:
+        """Complain about the line that next() returned last."""
+        return LogError(f"line {self.at}: {what}: {_short(self._lines[self.at - 1])}")
+
+
+def _short(line: str) -> str:
+    shown = line if len(line) <= _SHOWN else line[:_SHOWN] + "..."
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)
+
+
+def parse(text: str, run: str = "") -> Log:
+    """Return what the guest reported in a console log. Raises LogError unless all of it is there.
+
+    `run` becomes the name of the outcomes' run.
+    """
+    log = Log()
+    read(text, log, run)
+    return log
+
+
+def read(text: str, log: Log, run: str = "") -> None:
+    """Do as parse() does, but into `log`, which after a LogError has what came before it."""
+    if len(text) > _LONGEST:
+        raise LogError(f"the log is longer than {_LONGEST >> 20} MiB")
+    # Serial lines end in CR LF, and where firmware prints, in CR CR LF.
+    lines = [line.rstrip("\r") for line in text.split("\n")]
+    if lines[-1] == "":
+        lines.pop()
+    starts = [number for number, line in enumerate(lines) if line == _VERSION]
+    if not starts:
+        raise LogError(f"no line says {_VERSION!r}: the guest did not start, or it has no console")
+    if len(starts) > 1:
+        raise LogError(f"line {starts[1] + 1}: the guest started a second time")
+    for number, line in enumerate(lines[: starts[0]]):
+        if _looks_like_tap(line):
+            raise LogError(f"line {number + 1}: before {_VERSION!r}: {_short(line)}")
+    reader = _Reader(lines, starts[0] + 1)
+    plan = _header(reader, log)
+    known = {case.name: case for case in guest_cases()}
+    order = {name: position for position, name in enumerate(known)}
+    last = -1
+    for number in range(1, plan + 1):
+        outcome = _result(reader, number, known, run)
+        if order[outcome.case.name] <= last:
+            raise reader.error("a case a second time, or out of order")
+        last = order[outcome.case.name]
+        outcome.evidence.update(_evidence(reader))
+        if outcome.verdict is Verdict.FAILED:
+            if "message" not in outcome.evidence:
+                raise LogError(f"line {reader.at}: case {number} failed, and does not say why")
+            outcome = outcome.but(Verdict.FAILED, str(outcome.evidence.pop("message")))
+        log.outcomes.append(outcome)
+    _end(reader, log)
+
+
+def _header(reader: _Reader, log: Log) -> int:
+    line = reader.next("the guest's name")
+    if not line.startswith(_FORMAT):
+        raise reader.error("not the conformance guest of pvlock")
+    if line != _FORMAT + _KNOWN_FORMAT:
+        raise reader.error("another version of the guest: use the pvlock that wrote the image")
+    while True:
+        line = reader.next("the plan")
+        if plan := _PLAN.fullmatch(line):
+            break
+        fact = _FACT.fullmatch(line)
+        if not fact or fact[1] not in _FACTS[len(log.facts) : len(log.facts) + 1]:
+            raise reader.error("neither the plan nor a fact that belongs here")
+        log.facts[fact[1]] = fact[2]
+    if len(log.facts) < len(_FACTS):
+        raise reader.error(f"the plan comes before the fact {_FACTS[len(log.facts)]!r}")
+    return int(plan[1])
+
+
+def _result(reader: _Reader, number: int, known: dict[str, Case], run: str) -> Outcome:
+    line = reader.next(f"case {number}")
+    found = _RESULT.fullmatch(line)
+    if not found:
+        raise reader.error(f"not the result of case {number}")
+    if int(found["number"]) != number:
+        raise reader.error(f"case {number} should be here")
+    case = known.get(found["name"])
+    if case is None or (case.clause, case.tag) != (found["clause"], found["tag"]):
+        raise reader.error("a case that this version of pvlock does not know")
+    if found["skip"] is not None:
+        if found["not"]:
+            raise reader.error("both failed and skipped")
+        return Outcome(case, Verdict.SKIPPED, run, found["skip"])
+    return Outcome(case, Verdict.FAILED if found["not"] else Verdict.OK, run)
+
+
+def _evidence(reader: _Reader) -> dict[str, object]:
+    evidence: dict[str, object] = {}
+    if reader.peek() != "  ---":
+        return evidence
+    reader.next("evidence")
+    values: list[object] | None = None
+    while (line := reader.next("the end of the evidence")) != "  ...":
+        if (item := _ITEM.fullmatch(line)) and values is not None:
+            values.append(_value(item[1]))
+        elif (key := _KEY.fullmatch(line)) and key[1] not in evidence:
+            values = [] if key[2] is None else None
+            evidence[key[1]] = values if values is not None else _value(key[2])
+        else:
+            raise reader.error("not evidence")
+    return evidence
+
+
+def _value(text: str) -> object:
+    if text.startswith("[") and text.endswith("]"):
+        return [_value(part) for part in text[1:-1].split(", ")]
+    if re.fullmatch(r"0x[0-9a-f]{1,16}", text):
+        return text
+    if re.fullmatch(r"[0-9]{1,20}", text):
+        return int(text)
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
+
+
+def _end(reader: _Reader, log: Log) -> None:
+    line = reader.next("the summary")
+    summary = _SUMMARY.fullmatch(line)
+    if not summary:
+        raise reader.error("not the summary")
+    verdicts = (Verdict.OK, Verdict.FAILED, Verdict.SKIPPED)
+    for verdict, count in zip(verdicts, summary.groups(), strict=True):
+        if int(count) != sum(outcome.verdict is verdict for outcome in log.outcomes):
+            raise reader.error("the summary does not agree with the cases")
+    while (rest := reader.peek()) is not None:
+        reader.at += 1
+        if _looks_like_tap(rest):
+            raise reader.error("TAP after the summary")
+
+
+def _looks_like_tap(line: str) -> bool:
+    return bool(re.match(r"(not )?ok\b|1\.\.|Bail out!|# summary|TAP version", line))

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a trace says about waiting: totals, the preemptions that cost most, and one sentence."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pvlock import report
+from pvlock.errors import TraceError
+from pvlock.trace.attribution import OFF_CPU, Attribution, Part, attribute
+from pvlock.trace.columns import Bools, Ints
+from pvlock.trace.events import Events, Flag, Kind
+
+_REASONS = {
+    Kind.PREEMPTED: "preempted",
+    Kind.BLOCKED: "blocked",
+    Kind.OFF: "off",
+    Kind.READY: "woken, no CPU",
+}
+_QUEUE = (Part.QUEUE_PREEMPTED, Part.QUEUE_BLOCKED)
+
+
+@dataclass
+class Total:
+    """Some waits together: how many, the ns of all and of the longest, by `parts`."""
+
+    waits: int
+    longest: int
+    parts: Ints
+    spun: int
+    asleep: int
+
+    @property
+    def ns(self) -> int:
+        """How long all of them waited, in VCPU ns."""
+        return int(self.parts.sum())
+
+    @property
+    def off_cpu(self) -> int:
+        """How much of that was for VCPUs off their CPUs."""
+        return int(self.parts[list(OFF_CPU)].sum())
+
+
+@dataclass
+class Culprit:
+    """Why a VCPU was off its CPU from `start` to `end`, and what waiting of others it `cost`.
+
+    Most of it `lock`, which the VCPU owned, or, if `queue`, at whose queue's head it was. Times in
+    ns, the cost in VCPU ns, that of `waits` waits.
+    """
+
+    vcpu: int
+    reason: str
+    start: int
+    end: int
+    cost: int
+    waits: int
+    lock: str
+    queue: bool
+
+
+@dataclass
+class Pair:
+    """How long, in ns, `waiter` waited for `vcpu`, and how much of it that was off its CPU."""
+
+    waiter: int
+    vcpu: int
+    ns: int
+    off_cpu: int
+
+
+@dataclass
+class Chain:
+    """For `ns` from `at` on, VCPU `waiter` waited for each lock's VCPU to wait for the next one."""
+
+    waiter: int
+    links: list[tuple[str, int]]
+    reason: str
+    at: int
+    ns: int
+
+
+@dataclass
+class Findings:
+    """Everything there is to say; `locks` and `pairs` worst first, `vcpus` by number.
+
+    `culprits` and `chains` are the worst ones only.
+    """
+
+    events: Events
+    only: str | None
+    total: Total
+    locks: dict[str, tuple[int, Total]]
+    vcpus: list[Total]
+    caused: list[int]
+    culprits: list[Culprit]
+    pairs: list[Pair]
+    chains: list[Chain]
+    cut: int
+    unmatched: int
+    endless: int
+
+
+def find(events: Events, lock: str | None = None, top: int = 5) -> Findings:
+    """Attribute the waiting in `events`, for one lock (its name or address) or for all.
+
+    Raises TraceError where the guest recorded no locks, or not this one.
+    """
+    if not events.locks():
+        raise TraceError("the guest recorded no locks")
+    found = attribute(events)
+    names = [events.name_of(address) for address in found.locks]
+    which = _chosen(found, names, lock)
+    mine = np.isin(found.waits.lock, which)
+    waits, delays = found.waits, found.delays
+    by_vcpu = found.by_vcpu
+    if lock is not None:
+        by_vcpu = np.zeros_like(found.by_vcpu)
+        np.add.at(by_vcpu, waits.vcpu[mine], waits.parts[mine])
+    delayed = mine[delays.wait]
+    pairs = found.pairs(mine)
+    off_cpu = pairs[:, :, list(OFF_CPU)].sum(axis=2)
+    by_lock = {
+        names[i]: (int(found.acquired[i]), _total(found, waits.lock == i)) for i in which.tolist()
+    }
+    return Findings(
+        events=events,
+        only=lock,
+        total=_total(found, mine, by_vcpu.sum(axis=0)),
+        locks=dict(sorted(by_lock.items(), key=lambda item: -item[1][1].ns)),
+        vcpus=[
+            _total(found, mine & (waits.vcpu == vcpu), by_vcpu[vcpu])
+            for vcpu in range(events.vcpus)
+        ],
+        caused=[int(ns) for ns in off_cpu.sum(axis=0)],
+        culprits=_culprits(found, delayed, names, top),
+        pairs=_pairs(pairs.sum(axis=2), off_cpu),
+        chains=_chains(found, delayed, names, top),
+        cut=found.cut,
+        unmatched=found.unmatched,
+        endless=found.endless,
+    )
+
+
+def _chosen(found: Attribution, names: list[str], lock: str | None) -> Ints:
+    if lock is None:
+        return np.arange(len(names))
+    which = [i for i, name in enumerate(names) if lock in (name, f"{found.locks[i]:#x}")]
+    if not which:
+        some = ", ".join(sorted(set(names))[:8])
+        raise TraceError(f"no lock is called {lock!r}; there are: {some}")
+    return np.array(which)
+
+
+def _total(found: Attribution, which: Bools, parts: Ints | None = None) -> Total:
+    waits = found.waits
+    ns = (waits.end - waits.start)[which]
+    return Total(
+        waits=len(ns),
+        longest=int(ns.max(initial=0)),
+        parts=waits.parts[which].sum(axis=0) if parts is None else parts,
+        spun=int(waits.spun[which & ~waits.inside].sum()),
+        asleep=int(waits.asleep[which & ~waits.inside].sum()),
+    )
+
+
+def _culprits(found: Attribution, delayed: Bools, names: list[str], top: int) -> list[Culprit]:
+    """Return what had the highest costs, the highest first."""
+    delays, events = found.delays, found.events
+    rows = np.flatnonzero(delayed)
+    event, which = np.unique(delays.event[rows], return_inverse=True)
+    cost = np.zeros(len(event), np.int64)
+    ns = (delays.end - delays.start)[rows]
+    np.add.at(cost, which, ns)
+    worst = np.lexsort((event, -cost))[:top]
+    ends = found.ends_at(event[worst])
+    result = []
+    for place, end in zip(worst.tolist(), ends.tolist(), strict=True):
+        mine = rows[which == place]
+        kinds = found.waits.lock[delays.wait[mine]] * len(Part) + delays.part[mine]
+        most = int(np.bincount(kinds, ns[which == place]).argmax())
+        at = int(event[place])
+        result.append(
+            Culprit(
+                vcpu=int(events.vcpu[at]),
+                reason=_reason(events, at),
+                start=int(events.time[at]),
+                end=end,
+                cost=int(cost[place]),
+                waits=len(np.unique(delays.wait[mine])),
+                lock=names[most // len(Part)],
+                queue=most % len(Part) in _QUEUE,
+            )
+        )
+    return result
+
+
+def _reason(events: Events, at: int) -> str:
+    reason = _REASONS.get(Kind(events.kind[at]), "")
+    for flag in (Flag.YIELD, Flag.SCRIPT):
+        if events.flags[at] & flag:
+            reason += f" ({str(flag.name).lower()})"
+    return reason
+
+
+def _pairs(all_: Ints, off_cpu: Ints) -> list[Pair]:
+    found = [
+        Pair(int(w), int(v), int(all_[w, v]), int(off_cpu[w, v]))
+        for w, v in zip(*np.nonzero(all_), strict=True)
+    ]
+    return sorted(found, key=lambda pair: -pair.ns)
+
+
+def _chains(found: Attribution, delayed: Bools, names: list[str], top: int) -> list[Chain]:
+    """Return the longest chains that end in a VCPU off its CPU, one for each wait."""
+    delays = found.delays
+    rows = np.flatnonzero(delayed & (delays.links > 0))
+    ns = (delays.end - delays.start)[rows]
+    rows = rows[np.lexsort((rows, -ns, -delays.links[rows]))]
+    result: dict[int, Chain] = {}
+    for row in rows.tolist():
+        wait, at = int(delays.wait[row]), int(delays.start[row])
+        if wait in result:
+            continue
+        links = [(names[lock], vcpu) for lock, vcpu in found.chain(wait, at)]
+        reason = _reason(found.events, int(delays.event[row]))
+        length = int(delays.end[row]) - at
+        result[wait] = Chain(int(found.waits.vcpu[wait]), links, reason, at, length)
+        if len(result) == top:
+            break
+    return list(result.values())
+
+
+def sentence(found: Findings) -> str:
+    """Say in a sentence or two what the waiting was for."""
+    total = found.total
+    if not total.ns:
+        return "Nobody waited for a lock."
+    where = f"for {found.only} " if found.only else ""
+    text = (
+        f"{total.off_cpu / total.ns:.0%} of all waiting {where}was for VCPUs that were off their "
+        f"CPUs ({vcpu_ms(total.off_cpu)} of {vcpu_ms(total.ns)} VCPU·ms)"
+    )
+    worst = next((c for c in found.culprits if c.reason.startswith("preempted")), None)
+    if worst is None:
+        return text + "; no preemption kept anybody waiting."
+    role = f"at the head of the queue for {worst.lock}" if worst.queue else f"owner of {worst.lock}"
+    return text + (
+        f"; the worst preemption, VCPU {worst.vcpu} ({role}) at {report.time(worst.start)} for "
+        f"{report.time(worst.end - worst.start)}, cost {vcpu_ms(worst.cost)} VCPU·ms."
+    )
+
+
+def doubts(found: Findings) -> list[str]:
+    """Say what is missing in the trace or makes no sense, a sentence each."""
+    lost, rejected = sum(found.events.dropped), sum(found.events.rejected)
+    unknown = int(found.total.parts[Part.UNKNOWN])
+    texts = (
+        (lost, f"{lost:,} events were lost"),
+        (rejected, f"{rejected:,} records of the guest were no events"),
+        (found.cut, f"{found.cut:,} waits and holds were cut by lost events"),
+        (found.unmatched, f"{found.unmatched:,} waits and holds have events that do not fit"),
+        (found.endless, f"VCPUs wait for each other in a circle in {found.endless:,} stretches"),
+        (unknown, f"for {vcpu_ms(unknown)} VCPU·ms nobody can say who had the lock"),
+    )
+    return [text for count, text in texts if count]
+
+
+def vcpu_ms(ns: int) -> str:
+    """Return a sum over VCPUs in VCPU·ms, three digits or more."""
+    ms = ns / 1e6
+    return f"{ms:,.0f}" if ms >= 100 else f"{float(f'{ms:.3g}'):.10g}"
+
+
+def as_dict(found: Findings) -> dict[str, Any]:
+    """Return everything, for programs; times in ns."""
+    return {
+        **found.events.settings,
+        "run_ns": found.events.end - found.events.start,
+        "events": len(found.events),
+        "lost": list(found.events.dropped),
+        "lock": found.only,
+        "summary": sentence(found),
+        "doubts": doubts(found),
+        "total": _dict(found.total),
+        "locks": [
+            {"name": name, "acquired": acquired} | _dict(total)
+            for name, (acquired, total) in found.locks.items()
+        ],
+        "per_vcpu": [
+            _dict(total) | {"caused_off_cpu": caused}
+            for total, caused in zip(found.vcpus, found.caused, strict=True)
+        ],
+        "culprits": [vars(culprit) for culprit in found.culprits],
+        "pairs": [vars(pair) for pair in found.pairs],
+        "chains": [vars(chain) for chain in found.chains],
+    }
+
+
+def _dict(total: Total) -> dict[str, Any]:
+    parts = {part.name.lower(): int(total.parts[part]) for part in Part}
+    facts = {"waits": total.waits, "wait_ns": total.ns, "longest": total.longest}
+    return facts | {"spun": total.spun, "asleep": total.asleep, "parts": parts}

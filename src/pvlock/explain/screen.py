@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Findings as tables that fit a screen, one trace or two side by side."""
+
+from rich.table import Table
+
+from pvlock import report
+from pvlock.explain.findings import Findings, Total, vcpu_ms
+from pvlock.trace.attribution import Part
+from pvlock.trace.events import Events
+
+_SHARES = {
+    "self": (Part.OWN_PREEMPTED, Part.OWN_BLOCKED),
+    "runs": (Part.OWNER_RUNNING,),
+    "preempted": (Part.OWNER_PREEMPTED,),
+    "blocked": (Part.OWNER_BLOCKED,),
+    "off CPU": (Part.QUEUE_PREEMPTED, Part.QUEUE_BLOCKED),
+    "owner": (Part.NO_OWNER,),
+    "": (Part.UNKNOWN,),
+}
+_ABOVE = {
+    "self": "its-",
+    "runs": "owner",
+    "preempted": "owner",
+    "blocked": "owner",
+    "off CPU": "queue",
+    "owner": "no",
+    "": "unknown",
+}
+_NAMES = {
+    Part.OWN_PREEMPTED: "the waiter had no CPU",
+    Part.OWN_BLOCKED: "the waiter was blocked otherwise",
+    Part.OWNER_RUNNING: "the owner ran",
+    Part.OWNER_PREEMPTED: "the owner was preempted",
+    Part.OWNER_BLOCKED: "the owner was blocked",
+    Part.QUEUE_PREEMPTED: "the head of the queue was preempted",
+    Part.QUEUE_BLOCKED: "the head of the queue was blocked",
+    Part.NO_OWNER: "nobody had the lock",
+    Part.UNKNOWN: "unknown",
+}
+
+
+def title(events: Events) -> str:
+    """Say in a line which run this is."""
+    known = events.settings
+    facts = [
+        str(known.get("guest", "a guest")),
+        f"{events.vcpus} VCPUs on {events.pcpus} CPUs",
+        {True: "with PV-lock", False: "without PV-lock"}.get(bool(known.get("pvlock")), ""),
+        f"policy {known['policy']}" if "policy" in known else "",
+        f"engine {known['engine']}" if "engine" in known else "",
+        f"{report.time(events.end - events.start)}, {len(events):,} events",
+    ]
+    return ", ".join(fact for fact in facts if fact)
+
+
+def waiting(found: Findings, top: int) -> Table:
+    """Return the waiting in all, by lock and by waiting VCPU, with what it was for."""
+    shares = [name for name in _SHARES if name or found.total.parts[Part.UNKNOWN]]
+    table = Table(box=None, pad_edge=False)
+    table.add_column("\nwaiting")
+    for text in ("\nacquired", "\nwaits", "\nlongest", "VCPU\n·ms"):
+        table.add_column(text, justify="right")
+    for name in shares:
+        table.add_column(f"{_ABOVE[name]}\n{name}", justify="right")
+
+    def add(name: str, acquired: str, total: Total) -> None:
+        cells = [_share(total, _SHARES[share]) for share in shares]
+        longest = report.time(total.longest)
+        table.add_row(name, acquired, f"{total.waits:,}", longest, vcpu_ms(total.ns), *cells)
+
+    acquired = sum(count for count, _ in found.locks.values())
+    if len(found.locks) != 1:
+        add("all locks", f"{acquired:,}", found.total)
+    for name, (count, total) in [*found.locks.items()][:top]:
+        add(name, f"{count:,}", total)
+    waiters = sorted(range(len(found.vcpus)), key=lambda vcpu: -found.vcpus[vcpu].ns)
+    for vcpu in waiters[:top]:
+        if found.vcpus[vcpu].ns:
+            add(f"VCPU {vcpu}", "", found.vcpus[vcpu])
+    return table
+
+
+def culprits(found: Findings) -> Table:
+    """Return which VCPUs, off their CPUs, cost most."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("off its CPU")
+    for text in ("at", "for", "cost, VCPU·ms", "waits"):
+        table.add_column(text, justify="right")
+    table.add_column("why")
+    table.add_column("and it was")
+    for one in found.culprits:
+        role = "head of the queue for" if one.queue else "owner of"
+        table.add_row(
+            f"VCPU {one.vcpu}",
+            f"{one.start / 1e6:,.3f} ms",
+            report.time(one.end - one.start),
+            vcpu_ms(one.cost),
+            f"{one.waits:,}",
+            one.reason,
+            f"{role} {one.lock}",
+        )
+    return table
+
+
+def pairs(found: Findings, top: int) -> Table:
+    """Return who waited for whom most."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("waiter")
+    table.add_column("waited for")
+    for text in ("VCPU·ms", "while that was off its CPU"):
+        table.add_column(text, justify="right")
+    for one in found.pairs[:top]:
+        share = f"{one.off_cpu / one.ns:.0%}"
+        table.add_row(f"VCPU {one.waiter}", f"VCPU {one.vcpu}", vcpu_ms(one.ns), share)
+    return table
+
+
+def chains(found: Findings) -> list[str]:
+    """Return the longest chains, a line each."""
+    result = []
+    for one in found.chains:
+        text = "".join(f" → {lock} → VCPU {vcpu}" for lock, vcpu in one.links)
+        when = f"{report.time(one.ns)} from {one.at / 1e6:,.3f} ms on"
+        result.append(f"VCPU {one.waiter}{text}, {one.reason}: {when}")
+    return result
+
+
+def comparison(one: Findings, other: Findings) -> Table:
+    """Return two runs side by side."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for found in (one, other):
+        table.add_column(_short(found), justify="right")
+    both = (one.total, other.total)
+    table.add_row("waits", *(f"{total.waits:,}" for total in both))
+    table.add_row("longest wait", *(report.time(total.longest) for total in both))
+    table.add_row("waiting, VCPU·ms", *(vcpu_ms(total.ns) for total in both))
+    for part in Part:
+        if any(total.parts[part] for total in both):
+            cells = (f"{vcpu_ms(int(t.parts[part]))}  {_share(t, (part,)):>4}" for t in both)
+            table.add_row(f"  {_NAMES[part]}", *cells)
+    table.add_row("waiters on a CPU, VCPU·ms", *(vcpu_ms(total.spun) for total in both))
+    table.add_row("waiters asleep, VCPU·ms", *(vcpu_ms(total.asleep) for total in both))
+    return table
+
+
+def _short(found: Findings) -> str:
+    known = found.events.settings
+    with_ = "with PV-lock" if known.get("pvlock") else "without PV-lock"
+    return f"{with_}\n{found.events.vcpus} VCPUs, {found.events.pcpus} CPUs"
+
+
+def _share(total: Total, parts: tuple[Part, ...]) -> str:
+    ns = int(total.parts[list(parts)].sum())
+    if not ns:
+        return "–"
+    share = ns / total.ns
+    return f"{share:.0%}" if share >= 0.005 else "<1%"

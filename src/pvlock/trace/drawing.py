@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a timeline shows: tracks, slices on them, and arrows from a preemption to what it delayed.
+
+The slices of a track do not overlap. Where the skew of the clocks, or a guest that writes nonsense,
+would make two overlap, the first one ends where the second begins.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pvlock.errors import TraceError
+from pvlock.trace.attribution import Attribution, attribute
+from pvlock.trace.columns import Bools, Ints
+from pvlock.trace.events import Events, Flag, Kind
+from pvlock.trace.waits import Intervals, pair
+
+MOST_LOCKS = 256
+"""Locks that are drawn: those that were waited for longest."""
+MOST_ARROWS = 10_000
+"""Arrows that are drawn: those of the longest delays."""
+
+_STATES = {
+    Kind.SCHED_IN: "running",
+    Kind.PREEMPTED: "preempted",
+    Kind.BLOCKED: "blocked",
+    Kind.OFF: "off",
+    Kind.READY: "ready",
+}
+_YIELDED = "preempted (yield)"
+
+
+@dataclass
+class Track:
+    """A line of the timeline; `parent` is the place of the track that it belongs to."""
+
+    name: str
+    parent: int | None = None
+    counts: bool = False
+
+
+@dataclass
+class Slices:
+    """Slices on tracks, times in ns. `track` and `name` are places in the Drawing's lists."""
+
+    track: Ints
+    start: Ints
+    end: Ints
+    name: Ints
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.start)
+
+
+@dataclass
+class Counts:
+    """What tracks that count show: `value` from `time` on."""
+
+    track: Ints
+    time: Ints
+    value: Ints
+
+
+@dataclass
+class Drawing:
+    """All there is to see; each of `arrows` leads from the start of a slice to the end of one."""
+
+    tracks: list[Track] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    slices: Slices = field(default_factory=lambda: Slices(*[np.empty(0, np.int64)] * 4))
+    counts: Counts = field(default_factory=lambda: Counts(*[np.empty(0, np.int64)] * 3))
+    arrows: list[tuple[int, int]] = field(default_factory=list)
+
+    def add_tracks(self, names: list[str], parent: int | None = None) -> Ints:
+        """Add tracks; return their places."""
+        self.tracks += [Track(name, parent) for name in names]
+        return np.arange(len(self.tracks) - len(names), len(self.tracks))
+
+    def add_names(self, names: list[str]) -> Ints:
+        """Add names of slices; return their places."""
+        self.names += names
+        return np.arange(len(self.names) - len(names), len(self.names))
+
+    def add_slices(self, track: Ints, start: Ints, end: Ints, name: Ints) -> int:
+        """Add slices; return the place of the first."""
+        new, old = (track, start, end, name), self.slices
+        columns = zip((old.track, old.start, old.end, old.name), new, strict=True)
+        self.slices = Slices(*(np.concatenate(both) for both in columns))
+        return len(old)
+
+
+def draw(events: Events) -> Drawing:
+    """Return the timeline of a run. Raises TraceError for a table that is none."""
+    found = Drawing()
+    vcpus = found.add_names([f"VCPU {vcpu}" for vcpu in range(events.vcpus)])
+    ordered, ends = _scheduling(events)
+    _cpus(events, found, vcpus, ordered, ends)
+    first_state = _vcpus(events, found, ordered, ends)
+    first_wait, drawn = _locks(events, found, vcpus)
+    try:
+        delays = _delays(attribute(events))
+    except TraceError:  # too entangled to say who waited for whom; the rest is as true
+        delays = []
+    place = np.full(len(events), -1)
+    place[ordered] = first_state + np.arange(len(ordered))
+    waits = np.flatnonzero(drawn)
+    wait_place = np.full(len(drawn), -1)
+    wait_place[waits] = first_wait + np.arange(len(waits))
+    found.arrows = [
+        (int(place[event]), int(wait_place[wait])) for event, wait in delays if drawn[wait]
+    ]
+    _separate(found.slices)
+    return found
+
+
+def _scheduling(events: Events) -> tuple[Ints, Ints]:
+    """Return the places of the scheduling events by VCPU, and when what each began has ended."""
+    at = np.flatnonzero(events.kind <= Kind.READY)
+    at = at[np.argsort(events.vcpu[at], kind="stable")]
+    vcpu, time = events.vcpu[at], events.time[at]
+    same = np.append(vcpu[1:] == vcpu[:-1], False)[: len(at)]
+    return at, np.where(same, np.append(time[1:], 0)[: len(at)], events.end)
+
+
+def _cpus(events: Events, found: Drawing, vcpus: Ints, at: Ints, ends: Ints) -> None:
+    root = int(found.add_tracks(["CPUs"])[0])
+    tracks = found.add_tracks([f"CPU {cpu}" for cpu in range(events.pcpus)], root)
+    runs = (events.kind[at] == Kind.SCHED_IN) & (events.object[at] < events.pcpus)
+    at, ends = at[runs], ends[runs]
+    cpu = events.object[at].astype(np.int64)
+    found.add_slices(tracks[cpu], events.time[at], ends, vcpus[events.vcpu[at]])
+
+
+def _vcpus(events: Events, found: Drawing, at: Ints, ends: Ints) -> int:
+    root = int(found.add_tracks(["VCPUs"])[0])
+    tracks = found.add_tracks([f"VCPU {vcpu}" for vcpu in range(events.vcpus)], root)
+    names = found.add_names([*_STATES.values(), _YIELDED])
+    name = names[events.kind[at].astype(np.int64)]
+    name[(events.flags[at] & Flag.YIELD) != 0] = names[-1]
+    return found.add_slices(tracks[events.vcpu[at]], events.time[at], ends, name)
+
+
+def _locks(events: Events, found: Drawing, vcpus: Ints) -> tuple[int, Bools]:
+    """Add the locks; return the place of the first wait's slice, and which waits were drawn."""
+    pairing = pair(events)
+    waits, holds = pairing.waits, pairing.holds
+    time = np.append(events.time, events.end)
+    count = len(pairing.locks)
+    waited = np.zeros(count, np.int64)
+    np.add.at(waited, waits.lock, time[waits.last] - time[waits.first])
+    chosen = np.lexsort((-pairing.acquired, -waited))[:MOST_LOCKS]
+    rank = np.full(count, -1)
+    rank[chosen] = np.arange(len(chosen))
+    drawn, held = rank[waits.lock] >= 0, rank[holds.lock] >= 0
+    waits, holds = waits.take(drawn), holds.take(held)
+    shared = (events.flags[holds.first] & Flag.SHARED) != 0
+
+    root = int(found.add_tracks(["Locks"])[0])
+    rows = np.flatnonzero(np.bincount(rank[waits.lock] * events.vcpus + waits.vcpu))
+    owners, readers, lines = [], [], []
+    for number, lock in enumerate(chosen):
+        top = int(found.add_tracks([events.name_of(pairing.locks[lock])], root)[0])
+        owners.append(int(found.add_tracks(["owner"], top)[0]))
+        readers.append(-1)
+        if bool(shared[holds.lock == lock].any()):
+            readers[-1] = int(found.add_tracks(["readers"], top)[0])
+            found.tracks[-1].counts = True
+        mine = rows[rows // events.vcpus == number] % events.vcpus
+        lines.append(found.add_tracks([f"VCPU {vcpu} waits" for vcpu in mine.tolist()], top))
+    if count > len(chosen):
+        found.add_tracks([f"{count - len(chosen)} more locks are not drawn"], root)
+
+    alone = holds.take(~shared)
+    tracks = np.array(owners, np.int64)[rank[alone.lock]]
+    found.add_slices(tracks, time[alone.first], time[alone.last], vcpus[alone.vcpu])
+    _count(found, np.array(readers, np.int64)[rank[holds.lock[shared]]], holds.take(shared), time)
+    line = np.searchsorted(rows, rank[waits.lock] * events.vcpus + waits.vcpu)
+    tracks = np.concatenate([np.empty(0, np.int64), *lines])[line]
+    name = np.full(len(waits), found.add_names(["waits"])[0])
+    return found.add_slices(tracks, time[waits.first], time[waits.last], name), drawn
+
+
+def _count(found: Drawing, track: Ints, holds: Intervals, time: Ints) -> None:
+    """Let tracks show how many of the holds there are."""
+    track = np.concatenate([track, track])
+    at = np.concatenate([time[holds.first], time[holds.last]])
+    change = np.repeat([1, -1], len(holds))
+    order = np.lexsort((change, at, track))
+    # Who comes also goes, so each track begins at 0 again. At one time, who goes goes first.
+    value = np.maximum(np.cumsum(change[order]), 0)
+    found.counts = Counts(track[order], at[order], value)
+
+
+def _delays(attribution: Attribution) -> list[tuple[int, int]]:
+    """Return (schedule event, wait) for the longest delays of a wait by a VCPU off its CPU."""
+    delays = attribution.delays
+    span = int(delays.wait.max(initial=0)) + 1
+    both, which = np.unique(delays.event * span + delays.wait, return_inverse=True)
+    cost = np.zeros(len(both), np.int64)
+    np.add.at(cost, which, delays.end - delays.start)
+    longest = np.sort(np.argsort(-cost, kind="stable")[:MOST_ARROWS])
+    return [divmod(pair, span) for pair in both[longest].tolist()]
+
+
+def _separate(slices: Slices) -> None:
+    """Let no slice of a track reach into the next one."""
+    order = np.lexsort((slices.start, slices.track))
+    track, start = slices.track[order], slices.start[order]
+    following = np.append(start[1:], 0)[: len(order)]
+    last = np.append(track[1:] != track[:-1], True)[: len(order)]
+    end = np.where(last, slices.end[order], np.minimum(slices.end[order], following))
+    slices.end[order] = np.maximum(end, start)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The queues in front of locks: who has a place, and who is at the head."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pvlock.trace.columns import Bools, Ints, keys, last_at, next_at, pick, reach, starts, stops
+from pvlock.trace.events import Events, Kind
+from pvlock.trace.waits import Intervals, Pairing
+
+
+@dataclass
+class Queues:
+    """The places in the locks' queues, in the order of locks and of coming.
+
+    `head` is from where on a place is the first of its queue: its `last` if it never is. By stage,
+    `behind` is until where it is behind somebody: its `first` where it is not.
+    """
+
+    places: Intervals
+    head: Ints
+    behind: Ints
+
+
+def queues(events: Events, pairing: Pairing) -> Queues:
+    """Return who was in which queue, and when at its head.
+
+    A place begins with a stage that names who was before it, or that is named, and lasts to the end
+    of the wait. If somebody who came later acquired the lock first, it was given up: when its VCPU
+    went to sleep, or else with the last stage.
+    """
+    stages, span = pairing.stages, pairing.span
+    member = _members(events, pairing)
+    # All stages of a wait from its first member on.
+    so_far = np.cumsum(member, dtype=np.int32)
+    same_wait = stages.wait[1:] == stages.wait[:-1]
+    new = starts(len(member), same_wait)
+    before = np.maximum.accumulate(np.where(new, so_far - member, 0))
+    within = so_far > before
+    begins = np.flatnonzero(member & (so_far == before + 1))
+    ends = np.flatnonzero(within & stops(len(member), same_wait))
+    waits = pairing.waits.take(stages.wait[begins])
+    places = Intervals(waits.vcpu, waits.lock, stages.first[begins], waits.last)
+    order = np.argsort(coming := keys(places.lock, span, places.first))
+    coming, places = coming[order], places.take(order)
+    _give_up(events, places, stages.first[ends][order], span)
+    # In the order of coming, a place is the head once all before it have gone.
+    gone = np.append(0, reach(coming, places.last, span)[:-1])[: len(coming)]
+    gone[starts(len(coming), places.lock[1:] == places.lock[:-1])] = 0
+    head = np.minimum(np.maximum(places.first, gone), places.last).astype(np.int32)
+    place_of = np.empty(len(order), np.int32)
+    place_of[order] = np.arange(len(order))
+    behind = stages.first.copy()
+    naming = np.flatnonzero(within & (stages.other >= 0))
+    mine = place_of[np.searchsorted(begins, naming, "right") - 1]
+    behind[naming] = np.where(head[mine] < places.last[mine], head[mine], span)
+    return Queues(places, head, behind)
+
+
+def _members(events: Events, pairing: Pairing) -> Bools:
+    """Return which stages name a VCPU before them, or are named by one behind."""
+    waits, stages, span = pairing.waits, pairing.stages, pairing.span
+    member = np.zeros(len(stages.first), bool)
+    behind = np.flatnonzero((stages.other >= 0) & (stages.other < events.vcpus))
+    if not len(behind):
+        return member
+    lock = waits.lock[stages.wait]
+    # Stages are in the order of locks, VCPUs and time.
+    group = keys(lock, events.vcpus, waits.vcpu[stages.wait]) * span
+    wanted = keys(lock[behind], events.vcpus, stages.other[behind]) * span
+    before = last_at(group + stages.first, wanted + stages.first[behind])
+    there = pick(group, before, -1) == wanted
+    there &= pick(stages.last, before, -1) > stages.first[behind]
+    member[behind] = True
+    member[before[there]] = True
+    return member
+
+
+def _give_up(events: Events, places: Intervals, final: Ints, span: int) -> None:
+    """End places that were overtaken; `final` is where the last stage of each begins."""
+    base = keys(places.lock, span, np.int32(0))
+    time = np.append(events.time, events.end)
+    out = np.minimum.accumulate((base + places.last)[::-1])[::-1]
+    out = np.append(out[1:], np.iinfo(np.int64).max)[: len(base)] - base
+    overtaken = np.flatnonzero(out < places.last)
+    late = time[places.last[overtaken]] - time[out[overtaken]] > events.skew_ns
+    overtaken, final = overtaken[late], final[overtaken[late]]
+    slept = np.flatnonzero(events.kind == Kind.SLEPT)
+    mine = keys(places.vcpu[overtaken], span, np.int32(0))
+    sleep = next_at(np.sort(keys(events.vcpu[slept], span, slept)), mine + final) - mine
+    last = np.where(sleep < places.last[overtaken], sleep, final)
+    places.last[overtaken] = np.maximum(last, places.first[overtaken])

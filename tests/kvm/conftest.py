@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Tests that need a real arm64 host with KVM: run there as they are, elsewhere in the lab.
+
+In the lab (tests/test_kvm_in_lab.py) there is no compiler and no emulator: PVLOCK_LAB_FILES names
+a folder with the test guests, and with what the emulator answered to them.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from recorder import object_ids
+
+from pvlock import Machine, SystemEvent
+
+FILES = os.environ.get("PVLOCK_LAB_FILES")
+DEADLINE_NS = 60_000_000_000
+
+if FILES is not None:
+
+    @pytest.fixture(scope="session")
+    def guest() -> Callable[[str], Path]:
+        """Return a function that finds a test guest by its name."""
+        folder = Path(FILES)
+        return lambda name: folder / f"{name}.elf"
+
+
+@pytest.fixture(scope="session")
+def emulated(guest: Callable[[str], Path]) -> Callable[[str], str]:
+    """Return a function that gives the console of a test guest on the emulator."""
+    if FILES is not None:
+        consoles: dict[str, str] = json.loads((Path(FILES) / "emulated.json").read_text())
+        return consoles.__getitem__
+
+    def run(name: str) -> str:
+        with Machine(2, engine="emulator") as machine:
+            machine.load(guest(name))
+            assert machine.run(1_000_000_000) is SystemEvent.OFF
+            return machine.console.text
+
+    return run
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """Fail when a test leaves a BPF object, a descriptor or a thread behind."""
+    objects, descriptors, threads = object_ids(), _descriptors(), _threads()
+    yield
+    until = time.monotonic() + 30
+    # What a test before this one left, the kernel may free while this one runs.
+    while object_ids() - objects or _descriptors() > descriptors or _threads() > threads:
+        assert time.monotonic() < until, (object_ids() - objects, _descriptors(), _threads())
+        time.sleep(0.1)
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def _threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+@pytest.fixture
+def script() -> Callable[..., subprocess.Popen[str]]:
+    """Return a function that starts a Python program that uses pvlock."""
+
+    def start(text: str, *prefix: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*prefix, sys.executable, "-c", text],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return start

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Mutants of the protection of the region."""
+
+import ctypes as c
+from typing import Any
+
+from mutants.catalogue import Patch, mutant
+from pvlock.engines.emulator import exits
+from pvlock.engines.emulator.exits import Exits
+from pvlock.engines.emulator.vcpu import EmulatedVcpu, Exit
+from pvlock.machine import Machine
+from pvlock.memory import MemorySlot
+from pvlock.memory_map import PVLOCK_BASE, STOLEN_TIME_BASE
+
+_ISV, _WNR = 1 << 24, 1 << 6
+
+
+@mutant("7.1", "the region is writable")
+def writable(patch: Patch) -> None:
+    slot = Machine._slot
+
+    def changed(
+        self: Machine, base: int, size: int, name: str, readonly: bool = False, **more: Any
+    ) -> MemorySlot:
+        return slot(self, base, size, name, readonly and name != "pvlock", **more)
+
+    patch(Machine, "_slot", changed)
+
+
+def store_into_region(vcpu: EmulatedVcpu) -> bool:
+    is_ours = PVLOCK_BASE <= vcpu.state.ipa < STOLEN_TIME_BASE
+    return is_ours and bool(vcpu.state.esr & _WNR)
+
+
+def has_syndrome(vcpu: EmulatedVcpu) -> bool:
+    return bool(vcpu.state.esr & _ISV)
+
+
+def write(self: Exits, vcpu: EmulatedVcpu, data: bytes) -> None:
+    address = vcpu.state.ipa & ~15 if len(data) > 8 else vcpu.state.ipa
+    c.memmove(self._vm.memory.host(address, len(data)), data, len(data))
+
+
+def stored(vcpu: EmulatedVcpu) -> bytes:
+    """What a plain store wants to write, as its syndrome says."""
+    size, rt = 1 << (vcpu.state.esr >> 22 & 3), vcpu.state.esr >> 16 & 31
+    return (vcpu.x(rt) & (1 << 8 * size) - 1).to_bytes(size, "little")
+
+
+def aborts(patch: Patch, changed: Any) -> None:
+    """Replace what answers a data abort; the table that finds it holds the function itself."""
+    patch(exits, "_ANSWERS", {**exits._ANSWERS, Exit.DATA_ABORT: changed})
+
+
+@mutant("7.1", "a store aborts, and has written", in_worker=True)
+def aborts_but_writes(patch: Patch) -> None:
+    answer = Exits._data_abort
+
+    def changed(self: Exits, cpu: int, vcpu: EmulatedVcpu) -> int:
+        if store_into_region(vcpu) and has_syndrome(vcpu):
+            write(self, vcpu, stored(vcpu))
+        return answer(self, cpu, vcpu)
+
+    aborts(patch, changed)
+
+
+@mutant("7.1", "a store is ignored and raises nothing", in_worker=True)
+def stores_ignored(patch: Patch) -> None:
+    answer = Exits._data_abort
+
+    def changed(self: Exits, cpu: int, vcpu: EmulatedVcpu) -> int:
+        if store_into_region(vcpu) and has_syndrome(vcpu):
+            vcpu.skip()
+            return 1_000
+        return answer(self, cpu, vcpu)
+
+    aborts(patch, changed)
+
+
+@mutant("7.1", "stores without a syndrome (STP, STXR, atomics, SIMD, DC ZVA) write", in_worker=True)
+def wide_stores_write(patch: Patch) -> None:
+    answer = Exits._data_abort
+
+    def changed(self: Exits, cpu: int, vcpu: EmulatedVcpu) -> int:
+        if store_into_region(vcpu) and not has_syndrome(vcpu):
+            write(self, vcpu, b"\xff" * 16)
+            vcpu.skip()
+            return 1_000
+        return answer(self, cpu, vcpu)
+
+    aborts(patch, changed)
+
+
+@mutant("7.1", "stores without a syndrome are skipped and raise nothing", in_worker=True)
+def wide_stores_ignored(patch: Patch) -> None:
+    answer = Exits._data_abort
+
+    def changed(self: Exits, cpu: int, vcpu: EmulatedVcpu) -> int:
+        if store_into_region(vcpu) and not has_syndrome(vcpu):
+            vcpu.skip()
+            return 1_000
+        return answer(self, cpu, vcpu)
+
+    aborts(patch, changed)
+
+
+@mutant("7.1", "a store raises a translation fault, not an external abort", in_worker=True)
+def translation_fault(patch: Patch) -> None:
+    answer = Exits._data_abort
+
+    def changed(self: Exits, cpu: int, vcpu: EmulatedVcpu) -> int:
+        ours = store_into_region(vcpu)
+        cost = answer(self, cpu, vcpu)
+        if ours:
+            vcpu.set("esr_el1", vcpu.get("esr_el1") & ~0x3F | 0x07)
+        return cost
+
+    aborts(patch, changed)
+
+
+@mutant("7.1", "the abort does not say which address: FAR_EL1 is 0", in_worker=True)
+def no_fault_address(patch: Patch) -> None:
+    answer = Exits._data_abort
+
+    def changed(self: Exits, cpu: int, vcpu: EmulatedVcpu) -> int:
+        ours = store_into_region(vcpu)
+        cost = answer(self, cpu, vcpu)
+        if ours:
+            vcpu.set("far_el1", 0)
+        return cost
+
+    aborts(patch, changed)

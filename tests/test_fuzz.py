@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Hostile guests: short campaigns here, long ones by `make fuzz`; and that findings would be found.
+
+That they would is shown with hypervisors that are wrong on purpose (tests/mutants).
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from click.testing import CliRunner
+
+from asm import children, words
+from mutants import catalogue
+from pvlock import Machine, Policy
+from pvlock.cli_fuzz import fuzz as fuzz_command
+from pvlock.errors import ConfigError, PvlockError
+from pvlock.fuzz import campaign
+from pvlock.fuzz.case import Case, draw, load, save
+from pvlock.fuzz.play import Played, guest, play
+from pvlock.image import Image
+
+SMALL = Case(seed=5, operations=400, vcpus=3, pcpus=2, slice_ns=20_000)
+BRANCH_TO_SELF, ABORTS_UNICORN = 0x14000000, 0x4ECF27D6
+KINDS = (
+    *("calls", "power", "stores", "loads", "registers", "sgis", "sleeps", "hints", "traps"),
+    *("branches", "returns", "interrupts", "flat", "tlbis", "looks"),
+)
+
+catalogue.load()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    before = children()
+    yield
+    assert children() <= before
+
+
+# ---- what must hold ----
+
+
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_the_host_survives(seed: int) -> None:
+    case = draw(seed, 400)
+    played = play(case)
+    assert played.problems == ()
+    assert played.operations >= case.operations
+
+
+def test_the_guest_does_all_that_it_can() -> None:
+    arguments = "seed=3 operations=2000"
+    with Machine(3, 2, bootargs=arguments, engine="emulator", slice_ns=20_000) as machine:
+        machine.load(guest())
+        machine.run(10_000_000_000)
+        lines = machine.console.text.splitlines()
+        exits = machine.usage().exits
+    did = {line.split()[1]: int(line.split()[2]) for line in lines if line.startswith("did ")}
+    assert set(did) == set(KINDS)
+    assert all(count > 100 for count in did.values()), did
+    assert f"operations {sum(did.values())}" in lines
+    kinds = ("hvc", "smc", "wfi", "wfe", "data_abort", "fetch_abort", "sysreg", "timer")
+    assert all(exits[kind] > 0 for kind in kinds), exits
+
+
+def test_same_seed_same_bytes() -> None:
+    assert play(SMALL) == play(SMALL)
+    assert play(SMALL).digest != play(replace(SMALL, seed=6)).digest
+
+
+def test_a_campaign_and_its_neighbours() -> None:
+    heard = []
+    totals = campaign.run(
+        15, 200, campaign.Budget(2_000), jobs=2,
+        done=lambda totals: heard.append(totals.operations),
+    )  # fmt: skip
+    assert totals.findings == []
+    assert totals.operations >= 2_000
+    assert totals.cases == len(heard) >= 2
+    assert totals.repeated >= 1, "seed 16 is played twice"
+    assert heard == sorted(heard)
+
+
+def test_a_campaign_stops_when_told() -> None:
+    begun = []
+
+    def cancelled() -> bool:
+        begun.append(1)
+        return len(begun) > 3
+
+    totals = campaign.run(1, 10**6, campaign.Budget(10**9), cancelled=cancelled)
+    assert (totals.cases, totals.findings) == (0, [])
+
+
+def test_a_campaign_stops_in_time() -> None:
+    totals = campaign.run(1, 200, campaign.Budget(10**9, seconds=0.1))
+    assert totals.cases == 1
+
+
+def test_cases_belong_to_their_seeds() -> None:
+    drawn = [draw(seed, 100) for seed in range(200)]
+    assert drawn == [draw(seed, 100) for seed in range(200)]
+    assert {case.policy for case in drawn} == set(Policy)
+    assert {case.pvlock for case in drawn} == {case.trap_wfe for case in drawn} == {False, True}
+    assert any(case.vcpus > case.pcpus for case in drawn)
+    assert any(case.vcpus > 16 for case in drawn), "Aff1 is not 0"
+
+
+# ---- what would be found ----
+
+
+@pytest.mark.parametrize(
+    ("mutant", "found"),
+    [
+        ("writable", "its structure is"),
+        ("wide-stores-write", "its structure is"),
+        ("inverted", "its structure is"),
+        ("never-cleared", "its structure is"),
+        ("one-switch-late", "its structure is"),
+        ("too-early", "saw wrong own-flag"),
+        ("two", "its structure is"),
+        ("dirty-padding", "its structure is"),
+        ("x9-lost", "saw wrong preserved"),
+        ("smc32-twins", "saw wrong answer"),
+        ("address-moves", "saw wrong answer"),
+    ],
+)
+def test_a_wrong_hypervisor_is_found(mutant: str, found: str) -> None:
+    case = replace(SMALL, slice_ns=5_000) if mutant == "too-early" else SMALL
+    with catalogue.switched_on(mutant):
+        problems = play(case).problems
+    assert any(found in problem for problem in problems), problems
+
+
+def played_by(code: bytes | Image) -> Played:
+    with mock.patch("pvlock.fuzz.play.guest", lambda: code):
+        return play(replace(SMALL, operations=1))
+
+
+def test_a_dead_worker_is_found() -> None:
+    (problem,) = played_by(words(ABORTS_UNICORN)).problems
+    assert problem.startswith("WorkerDied: ")
+
+
+def test_a_guest_that_gets_stuck_is_found() -> None:
+    (problem,) = played_by(words(BRANCH_TO_SELF)).problems[:1]
+    assert problem == "the guest got stuck: it printed nothing"
+
+
+def test_a_guest_that_panics_is_found() -> None:
+    small = SMALL
+    with mock.patch("pvlock.fuzz.play._read", lambda _text: (0, ["the report"])):
+        assert play(small).problems == ("the report",)
+
+
+def test_another_result_of_a_neighbour_is_found() -> None:
+    neighbour = campaign.Neighbour()
+    assert neighbour.problems() == ()
+    neighbour._settings = replace(neighbour._settings, seed=8)
+    assert neighbour.problems() == ("the neighbour ended otherwise than alone",)
+
+
+def test_a_neighbour_that_fails_is_found() -> None:
+    neighbour = campaign.Neighbour()
+    with mock.patch.object(campaign.workload, "run", side_effect=PvlockError("no")):
+        assert neighbour.problems() == ("the neighbour failed: no",)
+
+
+def test_another_end_of_the_same_case_is_found() -> None:
+    digests = iter(range(100))
+
+    def changed(case: Case, cancelled: Any) -> Played:
+        return replace(play(case, cancelled), digest=str(next(digests)))
+
+    with mock.patch.object(campaign, "play", changed):
+        totals = campaign.run(16, 100, campaign.Budget(1))
+    assert [finding.problems for finding in totals.findings] == [
+        ("played again, it ended otherwise",)
+    ]
+
+
+def test_what_is_left_is_found() -> None:
+    before = campaign._Host.now()
+    descriptor = os.open("/dev/null", os.O_RDONLY)
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        left = campaign._Host.now().left_since(before)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+        os.close(descriptor)
+    assert left == ("2 descriptors are left open", "1 processes are left")
+    assert campaign._Host.now().left_since(before) == ()
+
+
+def test_growth_is_found() -> None:
+    with (
+        mock.patch.object(campaign, "MOST_GROWTH", -(1 << 60)),
+        mock.patch.object(campaign, "LARGEST_WORKER", 0),
+    ):
+        totals = campaign.run(1, 50, campaign.Budget(1))
+    growth, worker = (finding.problems[0] for finding in totals.findings)
+    assert growth.startswith("this process grew by ")
+    assert worker.startswith("a worker process took ")
+
+
+# ---- findings are files ----
+
+
+def test_a_finding_is_kept_and_played_again(tmp_path: Path) -> None:
+    arguments = ["--operations", "1", "--per-case", "300", "--seed", "2"]
+    with catalogue.switched_on("writable"):
+        result = CliRunner().invoke(fuzz_command, [*arguments, "--findings", str(tmp_path)])
+        assert result.exit_code == 1, result.output
+        assert "kept in" in result.stderr
+        kept = tmp_path / "seed-2.json"
+        assert load(kept) == draw(2, 300)
+        again = CliRunner().invoke(fuzz_command, ["--replay", str(kept)])
+        assert again.exit_code == 1
+        assert again.stdout.splitlines() == json.loads(kept.read_text())["problems"]
+    fixed = CliRunner().invoke(fuzz_command, ["--replay", str(kept)])
+    assert (fixed.exit_code, fixed.stdout[:16]) == (0, "nothing is wrong")
+
+
+def test_a_campaign_without_findings(tmp_path: Path) -> None:
+    arguments = ["--operations", "500", "--per-case", "100", "--findings", str(tmp_path / "none")]
+    result = CliRunner().invoke(fuzz_command, arguments)
+    assert result.exit_code == 0
+    assert "findings         0" in result.stdout.splitlines()
+    assert not (tmp_path / "none").exists()
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    for seed in range(20):
+        case = draw(seed, 7)
+        assert load(save(tmp_path / "new", case, ["wrong"])) == case
+
+
+GOOD = {
+    "seed": 1, "operations": 1, "vcpus": 1, "pcpus": 1, "policy": "scheduled-out",
+    "slice_ns": 1000, "quantum_ns": 1000, "trap_wfe": True, "exit_ns": 1000, "pvlock": True,
+    "engine": "emulator",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "null",
+        "[]",
+        "{}",
+        "\xff",
+        "[" * 100_000,
+        {"pvlock-fuzz": 2, "case": GOOD},
+        {"pvlock-fuzz": 1},
+        {"pvlock-fuzz": 1, "case": {}},
+        {"pvlock-fuzz": 1, "case": GOOD | {"more": 1}},
+        {"pvlock-fuzz": 1, "case": GOOD | {"seed": -1}},
+        {"pvlock-fuzz": 1, "case": GOOD | {"seed": True}},
+        {"pvlock-fuzz": 1, "case": GOOD | {"seed": "1"}},
+        {"pvlock-fuzz": 1, "case": GOOD | {"operations": 0}},
+        {"pvlock-fuzz": 1, "case": GOOD | {"policy": "never"}},
+        {"pvlock-fuzz": 1, "case": GOOD | {"policy": []}},
+    ],
+)
+def test_what_is_no_case_is_one_line(tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "case.json"
+    text = content if isinstance(content, str) else json.dumps(content)
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(ConfigError) as raised:
+        load(path)
+    assert str(raised.value) == f"{path}: not a fuzz case of this version of pvlock"
+
+
+@pytest.mark.parametrize("change", [{"vcpus": 0}, {"slice_ns": 1}, {"engine": "none"}])
+def test_a_case_that_no_machine_can_be_made_of(change: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        play(replace(SMALL, **change))
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load(tmp_path / "missing.json")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError):
+        save(tmp_path / "file", SMALL, [])
