@@ -16,6 +16,7 @@ from click.core import ParameterSource
 
 from pvlock import __version__, engines
 from pvlock.abi import Policy
+from pvlock.cli_boot import LIMIT_NS, run_file
 from pvlock.cli_check import check
 from pvlock.cli_doctor import doctor
 from pvlock.cli_explain import explain
@@ -25,10 +26,9 @@ from pvlock.cli_output import json_writer
 from pvlock.cli_sweep import sweep
 from pvlock.cli_trace import TraceFiles
 from pvlock.errors import ConfigError, EngineUnavailable, PvlockError
-from pvlock.memory_map import MAX_VCPUS
+from pvlock.memory_map import MAX_VCPUS, RAM_LIMIT
 
 if TYPE_CHECKING:
-    from pvlock.machine import Machine
     from pvlock.workload import Settings
 
 _UNITS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
@@ -77,6 +77,7 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("guest", default="mutex")
+@click.option("--kernel", metavar="FILE", help="The same as GUEST.")
 @click.option(
     "--vcpus", type=_VCPUS, default=8, show_default=True, help="VCPUs of the guest, 1 to 512."
 )
@@ -89,9 +90,8 @@ def cli() -> None:
     "--duration",
     "duration_ns",
     type=Duration(1_000),
-    default="100ms",
-    show_default=True,
-    help="Guest time: how long a workload runs, or how long a file may.",
+    help="Guest time: how long a workload runs, or how long a file may."
+    "  [default: 100ms; for a Linux Image any time]",
 )
 @click.option(
     "--slice",
@@ -158,6 +158,15 @@ def cli() -> None:
 )
 @click.option("--no-pvlock", is_flag=True, help="A file: run it on a machine without PV-lock.")
 @click.option("--append", default="", help="A file: the kernel command line (boot arguments).")
+@click.option("--initrd", metavar="FILE", help="A Linux Image: its initial RAM disk.")
+@click.option(
+    "--memory",
+    "memory_mib",
+    type=click.IntRange(4, RAM_LIMIT >> 20),
+    metavar="MIB",
+    help="A file: RAM.  [default: 64; 512 for a Linux Image]",
+)
+@click.option("--no-reboot", is_flag=True, help="A Linux Image: its reboot ends the run.")
 @click.option("--json", "json_to", metavar="FILE|-", help="Write the results as JSON.")
 @click.option(
     "--trace",
@@ -167,14 +176,17 @@ def cli() -> None:
     " .without and .with in it; its guest records its locks.",
 )
 def run(
-    guest: str, json_to: str | None, trace_to: str | None, no_pvlock: bool, append: str, wfe: str,
-    policy: str | None, **options: Any,
+    guest: str, kernel: str | None, json_to: str | None, trace_to: str | None, no_pvlock: bool,
+    append: str, initrd: str | None, memory_mib: int | None, no_reboot: bool, wfe: str,
+    duration_ns: int | None, policy: str | None, **options: Any,
 ) -> None:  # fmt: skip
     """Run GUEST and show what PV-lock buys.
 
     A bundled workload (mutex, rwsem, qspinlock, ticket, idle) runs without PV-lock, with it, and
-    not overcommitted. A file (ELF or Linux Image) runs once, its console on the standard output.
+    not overcommitted. A file (ELF or Linux Image) runs once, its console on the standard output;
+    what is typed goes to a Linux guest, and Ctrl-A x ends it.
     """
+    guest = _guest(guest, kernel)
     say = sys.stderr if json_to == "-" else sys.stdout
     chosen = engines.choose(options["engine"])
     note = f" (auto: {_WHY_AUTO[chosen]})" if options["engine"] == "auto" else ""
@@ -182,17 +194,30 @@ def run(
     if chosen == "kvm":
         _refuse_emulated_host(click.get_current_context())
     options["pcpus"] = options["pcpus"] or _default_pcpus(chosen)
-    is_file = os.sep in guest or Path(guest).is_file()
+    is_file = kernel is not None or os.sep in guest or Path(guest).is_file()
     policy = policy or _default_policy(guest if is_file else None)
     out = sys.stderr if is_file else say
     print(f"pvlock {__version__}: engine {chosen}{note}, policy {policy}", file=out, flush=True)
+    options["duration_ns"] = duration_ns or LIMIT_NS
     settings = _settings(guest, wfe, policy, options)
     if is_file:
-        _run_file(settings, chosen, not no_pvlock, append, json_to, trace_to)
+        run_file(
+            settings, limit_ns=duration_ns, pvlock=not no_pvlock, append=append, initrd=initrd,
+            memory_mib=memory_mib, reboot=not no_reboot, json_to=json_to, trace_to=trace_to,
+        )  # fmt: skip
         return
-    if no_pvlock or append:
-        raise click.UsageError("--no-pvlock and --append are for a guest file, not a workload")
+    for_files = ("--no-pvlock", "--append", "--initrd", "--memory", "--no-reboot")
+    if no_pvlock or append or initrd or memory_mib or no_reboot:
+        raise click.UsageError(f"{', '.join(for_files)} are for a guest file, not a workload")
     _run_workload(settings, chosen, json_to, trace_to, say)
+
+
+def _guest(guest: str, kernel: str | None) -> str:
+    if kernel is None:
+        return guest
+    if click.get_current_context().get_parameter_source("guest") is not ParameterSource.DEFAULT:
+        raise click.UsageError("--kernel FILE and GUEST are two names for one thing; give one")
+    return kernel
 
 
 def _refuse_emulated_host(context: click.Context) -> None:
@@ -248,57 +273,6 @@ def _run_workload(
             files.write(name, result.events, say)
     if comparison.interrupted:
         sys.exit(_INTERRUPTED)
-
-
-def _run_file(
-    settings: "Settings", engine: str, pvlock: bool, append: str, json_to: str | None,
-    trace_to: str | None,
-) -> None:  # fmt: skip
-    from dataclasses import asdict
-
-    from pvlock import report
-    from pvlock.machine import Machine
-
-    console = sys.stderr.buffer if json_to == "-" else sys.stdout.buffer
-    files = TraceFiles(trace_to, [""]) if trace_to else None
-
-    def output(data: bytes) -> None:
-        console.write(data)
-        if data == b"\n":
-            console.flush()
-
-    with json_writer(json_to) as write:
-        with Machine(
-            settings.vcpus, settings.pcpus, engine=settings.engine, pvlock=pvlock,
-            policy=settings.policy, slice_ns=settings.slice_ns, quantum_ns=settings.quantum_ns,
-            seed=settings.seed, trap_wfe=settings.trap_wfe, exit_ns=settings.exit_ns,
-            switch_ns=settings.switch_ns, bootargs=append, output=output, trace=files is not None,
-        ) as machine:  # fmt: skip
-            machine.load(Path(settings.guest))
-            try:
-                event = _run_in_steps(machine, settings.duration_ns)
-            finally:
-                console.flush()
-            usage = machine.usage()
-            if files:
-                facts = {"pvlock": pvlock, "engine": engine}
-                files.write("", machine.events(**(asdict(settings) | facts)), sys.stderr)
-        if event is None:
-            limit = settings.duration_ns / 1e6
-            raise PvlockError(f"{settings.guest}: still running after {limit:g} ms (--duration)")
-        facts = asdict(settings) | {"engine": engine, "pvlock": pvlock, "event": event}
-        write(report.to_json(facts | {"usage": asdict(usage)}))
-    print(f"pvlock: guest {event} after {report.time(usage.time_ns)}", file=sys.stderr)
-
-
-def _run_in_steps(machine: "Machine", until_ns: int) -> Any:
-    """Come up for air (Ctrl-C) a hundred times."""
-    step = max(until_ns // 100, machine.engine.step_ns)
-    for now in range(step, until_ns + step, step):
-        event = machine.run(min(now, until_ns))
-        if event is not None:
-            return event
-    return None
 
 
 @contextlib.contextmanager

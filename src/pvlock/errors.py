@@ -13,6 +13,7 @@ PvlockError
     ├── EngineUnavailable  this host cannot run the engine: what is missing, and the remedy
     ├── WorkerDied         the process of an emulated machine ended on its own
     ├── GuestFault         a fault that the guest itself cannot handle
+    ├── GuestPanicked      the guest's own kernel gave up
     └── GuestStalled       every VCPU sleeps and nothing can wake one
 """
 
@@ -88,3 +89,12 @@ class GuestFault(EngineError):
 
 class GuestStalled(EngineError):
     """All VCPUs sleep in WFI or are off, and no timer or interrupt is left to wake one."""
+
+
+class GuestPanicked(EngineError):
+    """The guest's kernel panicked: `reason` in its words, and the `last_lines` of its console."""
+
+    def __init__(self, reason: str, last_lines: tuple[str, ...]) -> None:
+        what = f"the guest gave up: {reason}; its last lines:"
+        super().__init__("\n  ".join((what, *last_lines)))
+        self.reason, self.last_lines = reason, last_lines

@@ -7,6 +7,7 @@ with Machine(vcpus=2, pcpus=1) as machine:
     print(machine.console.text, machine.vcpus[0].get("pc"))
 """
 
+import functools
 import mmap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from pvlock import attribute, engines, fdt, image, memory_map, pl011
 from pvlock.abi import Policy
 from pvlock.engines.contract import (
     EngineConfig,
+    Interrupting,
     Placement,
     Recording,
     Switch,
@@ -163,6 +165,8 @@ class Machine:
         except BaseException:
             self.memory.close()
             raise
+        if isinstance(self.engine, Interrupting):
+            self.console.line = functools.partial(self.engine.set_line, memory_map.UART_INTERRUPT)
         self.vcpus = [Vcpu(self, index) for index in range(vcpus)]
         try:
             if recorder:
@@ -175,10 +179,13 @@ class Machine:
             self.close()
             raise
 
-    def load(self, guest: str | Path | bytes | image.Image) -> image.Loaded:
+    def load(
+        self, guest: str | Path | bytes | image.Image, initrd: bytes | None = None
+    ) -> image.Loaded:
         """Load an ELF file or a Linux Image, and let VCPU 0 start it with X0 = the device tree.
 
-        Raises ImageError when it is neither or does not fit.
+        `initrd` goes to the end of RAM, and the device tree says where. Raises ImageError when the
+        guest is neither or something does not fit.
         """
         if self._loaded:
             raise StateError("load", "loaded", "empty")
@@ -188,7 +195,13 @@ class Machine:
         dtb = self._ram.end - _DTB_ROOM
         if loaded.end > dtb:
             raise ImageError(f"{guest.name}: leaves no room for the device tree at {dtb:#x}")
-        self.memory.write(dtb, self._device_tree(), "device tree")
+        disk = None
+        if initrd:
+            disk = dtb - len(initrd) & -mmap.PAGESIZE, len(initrd)
+            if disk[0] < loaded.end:
+                raise ImageError(f"{guest.name}: leaves no room for an initrd of {disk[1]} bytes")
+            self.memory.write(disk[0], initrd, "initrd")
+        self.memory.write(dtb, self._device_tree(disk), "device tree")
         self._loaded = True
         self.vcpus[0].start(loaded.entry, dtb)
         return loaded
@@ -290,7 +303,7 @@ class Machine:
         self.memory.add(slot)
         return slot
 
-    def _device_tree(self) -> bytes:
+    def _device_tree(self, initrd: tuple[int, int] | None) -> bytes:
         count = len(self.vcpus)
         return fdt.build(
             fdt.Board(
@@ -308,6 +321,8 @@ class Machine:
                 trace_base=self._trace.base if self._recorder else None,
                 trace_size=self._trace.size if self._recorder else 0,
                 bootargs=self._bootargs,
+                initrd_start=None if initrd is None else initrd[0],
+                initrd_end=None if initrd is None else sum(initrd),
                 timer_virtual=memory_map.VIRTUAL_TIMER_PPI,
                 timer_physical=memory_map.PHYSICAL_TIMER_PPI,
             )

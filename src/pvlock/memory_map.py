@@ -20,6 +20,8 @@ RAM_SIZE: Final = 64 << 20
 RAM_LIMIT: Final = 64 << 30
 RAM_GRANULE: Final = 2 << 20
 
+UART_INTERRUPT: Final = 33
+"""Interrupt ID; the device tree counts shared interrupts from 32."""
 VIRTUAL_TIMER_PPI: Final = 27
 PHYSICAL_TIMER_PPI: Final = 30
 

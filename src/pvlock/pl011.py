@@ -1,50 +1,108 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The console: what a guest that polls needs of an Arm PL011 (DDI 0183), output only."""
+"""The console: an Arm PL011 (DDI 0183) whose transmitter is always ready, with its interrupts."""
 
+import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 DR: Final = 0x000
 FR: Final = 0x018
+IMSC: Final = 0x038
+RIS: Final = 0x03C
+MIS: Final = 0x040
+ICR: Final = 0x044
 _PERIPHERAL_ID: Final = 0xFE0
 _ID_BYTES: Final = (0x11, 0x10, 0x14, 0x00, 0x0D, 0xF0, 0x05, 0xB1)
-_FR_IDLE: Final = 1 << 7 | 1 << 4  # TXFE: all sent; RXFE: nothing received
+_TXFE: Final = 1 << 7
+_RXFE: Final = 1 << 4
+_RECEIVED: Final = 1 << 4
+_SENT: Final = 1 << 5
+_TIMEOUT: Final = 1 << 6
 _WORD: Final = 0xFFFF_FFFF
 
 
 class Console:
-    """A PL011 whose transmitter is always ready.
+    """A PL011: `output` gets each byte that the guest sends, receive() gives it bytes.
 
-    `output` gets each byte that the guest sends; `text` is all of it, at most `limit` bytes.
+    `text` is all that it sent, at most `limit` bytes. `line` is told when the interrupt line goes
+    up or down. The transmit FIFO is always empty, so its interrupt is raised whenever it is not
+    masked; no guest has to wait for it.
     """
 
-    def __init__(self, output: Callable[[bytes], None] | None = None, limit: int = 1 << 20) -> None:
+    def __init__(
+        self,
+        output: Callable[[bytes], None] | None = None,
+        limit: int = 1 << 20,
+        line: Callable[[bool], None] | None = None,
+    ) -> None:
         """Send bytes to `output` as they come; remember the first `limit` of them."""
+        self.line = line
         self._output = output
         self._limit = limit
         self._sent = bytearray()
+        self._received: deque[int] = deque()
         self._registers: dict[int, int] = {}
+        self._level = False
+        # Whoever types does so in a thread of his own.
+        self._lock = threading.Lock()
 
     @property
     def text(self) -> str:
         """What the guest printed, undecodable bytes replaced."""
         return self._sent.decode("utf-8", "replace")
 
+    def receive(self, data: bytes) -> None:
+        """Give the guest `data`, as if it had been typed."""
+        with self._lock:
+            self._received.extend(data)
+            self._update()
+
     def read(self, offset: int, size: int) -> int:
         """Read the register at byte `offset`."""
-        if offset == FR:
-            return _FR_IDLE
-        if offset >= _PERIPHERAL_ID:
-            return _ID_BYTES[(offset - _PERIPHERAL_ID) // 4]
-        return self._registers.get(offset & ~3, 0)
+        with self._lock:
+            return self._read(offset & ~3)
+
+    def _read(self, register: int) -> int:
+        match register:
+            case 0x000:
+                byte = self._received.popleft() if self._received else 0
+                self._update()
+                return byte
+            case 0x018:
+                return _TXFE | (0 if self._received else _RXFE)
+            case 0x03C:
+                return self._raised()
+            case 0x040:
+                return self._raised() & self._registers.get(IMSC, 0)
+            case _ if register >= _PERIPHERAL_ID:
+                return _ID_BYTES[(register - _PERIPHERAL_ID) // 4]
+            case _:
+                return self._registers.get(register, 0)
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Write the register at byte `offset`; DR sends a byte, the others only remember."""
-        if offset != DR:
-            self._registers[offset & ~3] = value & _WORD
+        """Write the register at byte `offset`; DR sends a byte."""
+        if offset & ~3 == DR:
+            self._send(value & 0xFF)
             return
-        byte = bytes([value & 0xFF])
+        with self._lock:
+            self._registers[offset & ~3] = value & _WORD
+            self._update()
+
+    def _send(self, byte: int) -> None:
+        data = bytes([byte])
         if len(self._sent) < self._limit:
-            self._sent += byte
+            self._sent += data
         if self._output is not None:
-            self._output(byte)
+            self._output(data)
+
+    def _raised(self) -> int:
+        # What is received stays raised until it is read, so ICR has nothing to clear.
+        return _SENT | (_RECEIVED | _TIMEOUT if self._received else 0)
+
+    def _update(self) -> None:
+        level = bool(self._raised() & self._registers.get(IMSC, 0))
+        if level != self._level:
+            self._level = level
+            if self.line is not None:
+                self.line(level)

@@ -43,32 +43,32 @@ def set_checks(patch: Patch, *checks: Check) -> None:
     patch(PvLockRegion, "set_address", set_address)
 
 
-@mutant("5.10", "set looks for EEXIST before it looks at the alignment")
+@mutant("5.10", "set looks for EEXIST before it looks at the alignment", "attr-order")
 def exists_before_alignment(patch: Patch) -> None:
     set_checks(patch, already_set, anothers, unaligned, outside)
 
 
-@mutant("5.10", "set looks at the memory slots before it looks for EEXIST")
+@mutant("5.10", "set looks at the memory slots before it looks for EEXIST", "attr-order")
 def slot_before_exists(patch: Patch) -> None:
     set_checks(patch, unaligned, outside, already_set, anothers)
 
 
-@mutant("5.5", "set accepts an address that is not aligned to 64 bytes")
+@mutant("5.5", "set accepts an address that is not aligned to 64 bytes", "attr-misaligned")
 def unaligned_accepted(patch: Patch) -> None:
     set_checks(patch, already_set, anothers, outside)
 
 
-@mutant("5.6", "a second set changes the address")
+@mutant("5.6", "a second set changes the address", "attr-twice")
 def second_set(patch: Patch) -> None:
     set_checks(patch, unaligned, anothers, outside)
 
 
-@mutant("5.8", "set gives two VCPUs the same address")
+@mutant("5.8", "set gives two VCPUs the same address", "attr-shared")
 def anothers_address(patch: Patch) -> None:
     set_checks(patch, unaligned, already_set, outside)
 
 
-@mutant("5.10", "a refused set has set the address all the same")
+@mutant("5.10", "a refused set has set the address all the same", "attr-refusal")
 def refused_but_set(patch: Patch) -> None:
     set_address = PvLockRegion.set_address
 
@@ -81,7 +81,7 @@ def refused_but_set(patch: Patch) -> None:
     patch(PvLockRegion, "set_address", changed)
 
 
-@mutant("5.7", "set accepts an address that is in no memory slot")
+@mutant("5.7", "set accepts an address that is in no memory slot", "attr-outside")
 def outside_memory(patch: Patch) -> None:
     publish = Machine.publish
 
@@ -93,7 +93,7 @@ def outside_memory(patch: Patch) -> None:
     set_checks(patch, unaligned, already_set, anothers)
 
 
-@mutant("5.9", "get reads 0 when no address is set")
+@mutant("5.9", "get reads 0 when no address is set", "attr-get-unset")
 def get_0_when_unset(patch: Patch) -> None:
     get_attr = attribute.get_attr
 
@@ -106,7 +106,7 @@ def get_0_when_unset(patch: Patch) -> None:
     patch(attribute, "get_attr", changed)
 
 
-@mutant("5.9", "get reads the address of VCPU 0 on every VCPU")
+@mutant("5.9", "get reads the address of VCPU 0 on every VCPU", "attr-set-get")
 def get_of_vcpu_0(patch: Patch) -> None:
     get_attr = attribute.get_attr
 
@@ -116,7 +116,7 @@ def get_of_vcpu_0(patch: Patch) -> None:
     patch(attribute, "get_attr", changed)
 
 
-@mutant("5.3", "the attribute is there although PV-lock is off")
+@mutant("5.3", "the attribute is there although PV-lock is off", "attr-off")
 def attribute_although_off(patch: Patch) -> None:
     def changed(_region: PvLockRegion, attr: DeviceAttr) -> int:
         known = (abi.KVM_ARM_VCPU_PVLOCK_CTRL, abi.KVM_ARM_VCPU_PVLOCK_IPA)
@@ -125,13 +125,13 @@ def attribute_although_off(patch: Patch) -> None:
     patch(attribute, "has_attr", changed)
 
 
-@mutant("5.3", "an unknown attribute is EINVAL")
+@mutant("5.3", "an unknown attribute is EINVAL", "attr-unknown")
 def unknown_is_einval(patch: Patch) -> None:
     has_attr = attribute.has_attr
     patch(attribute, "has_attr", lambda r, a: -errno.EINVAL if has_attr(r, a) else 0)
 
 
-@mutant("5.2", "every attribute of the group is known")
+@mutant("5.2", "every attribute of the group is known", "attr-has")
 def whole_group_known(patch: Patch) -> None:
     has_attr = attribute.has_attr
 
@@ -141,7 +141,7 @@ def whole_group_known(patch: Patch) -> None:
     patch(attribute, "has_attr", changed)
 
 
-@mutant("5.4", "a pointer that cannot be read is EINVAL")
+@mutant("5.4", "a pointer that cannot be read is EINVAL", "attr-fault")
 def bad_pointer_is_einval(patch: Patch) -> None:
     set_attr = attribute.set_attr
 
@@ -152,7 +152,7 @@ def bad_pointer_is_einval(patch: Patch) -> None:
     patch(attribute, "set_attr", changed)
 
 
-@mutant("5.4", "get does not say that a pointer cannot be written")
+@mutant("5.4", "get does not say that a pointer cannot be written", "attr-fault")
 def get_ignores_a_bad_pointer(patch: Patch) -> None:
     get_attr = attribute.get_attr
 
@@ -161,5 +161,3 @@ def get_ignores_a_bad_pointer(patch: Patch) -> None:
         return 0 if error == -errno.EFAULT else error
 
     patch(attribute, "get_attr", changed)
-
-

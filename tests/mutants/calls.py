@@ -8,7 +8,7 @@ from typing import Any
 from mutants.catalogue import Patch, mutant
 from pvlock import abi, fdt, machine
 from pvlock.engines.emulator.exits import Exits
-from pvlock.engines.emulator.psci import Psci, PowerOff
+from pvlock.engines.emulator.psci import PowerOff, Psci
 from pvlock.engines.emulator.vcpu import EmulatedVcpu
 from pvlock.hypercall import Hypercalls, Registers
 from pvlock.memory_map import PVLOCK_BASE
@@ -43,7 +43,7 @@ def registers(
     patch(Hypercalls, "call", changed)
 
 
-@mutant("3.5", "ARCH_FEATURES does not know PV_LOCK_FEATURES")
+@mutant("3.5", "ARCH_FEATURES does not know PV_LOCK_FEATURES", "arch-features", "discovery-order")
 def arch_features_missing(patch: Patch) -> None:
     def answer(_: Hypercalls, _vcpu: int, function: int, argument: int) -> int | None:
         asked = (function, argument) == (abi.SMCCC_ARCH_FEATURES, FEATURES)
@@ -52,7 +52,11 @@ def arch_features_missing(patch: Patch) -> None:
     answers(patch, answer)
 
 
-@mutant("3.5", "ARCH_FEATURES(PV_LOCK_FEATURES) is NOT_SUPPORTED while the VCPU has no address")
+@mutant(
+    "3.5",
+    "ARCH_FEATURES(PV_LOCK_FEATURES) is NOT_SUPPORTED while the VCPU has no address",
+    "arch-features-unset",
+)
 def arch_features_wait_for_an_address(patch: Patch) -> None:
     def answer(calls: Hypercalls, vcpu: int, function: int, argument: int) -> int | None:
         asked = (function, argument) == (abi.SMCCC_ARCH_FEATURES, FEATURES)
@@ -61,39 +65,39 @@ def arch_features_wait_for_an_address(patch: Patch) -> None:
     answers(patch, answer)
 
 
-@mutant("3.6", "ARCH_FEATURES says SUCCESS for every ID")
+@mutant("3.6", "ARCH_FEATURES says SUCCESS for every ID", "arch-features-others")
 def arch_features_for_everything(patch: Patch) -> None:
     answers(patch, lambda _c, _v, f, _a: 0 if f == abi.SMCCC_ARCH_FEATURES else None)
 
 
-@mutant("3.4", "SMCCC_VERSION is 1.0, which has no ARCH_FEATURES")
+@mutant("3.4", "SMCCC_VERSION is 1.0, which has no ARCH_FEATURES", "smccc-version")
 def smccc_1_0(patch: Patch) -> None:
     answers(patch, lambda _c, _v, f, _a: 0x10000 if f == abi.SMCCC_VERSION else None)
 
 
-@mutant("3.7", "PV_LOCK_FEATURES says SUCCESS for every ID")
+@mutant("3.7", "PV_LOCK_FEATURES says SUCCESS for every ID", "features-others")
 def features_for_everything(patch: Patch) -> None:
     answers(patch, lambda _c, _v, f, _a: 0 if f == FEATURES else None)
 
 
-@mutant("3.7", "PV_LOCK_FEATURES does not know itself")
+@mutant("3.7", "PV_LOCK_FEATURES does not know itself", "features-itself")
 def features_without_itself(patch: Patch) -> None:
     answers(patch, lambda _c, _v, f, a: -1 if f == a == FEATURES else None)
 
 
-@mutant("3.7", "PV_LOCK_FEATURES says SUCCESS although the VCPU has no address")
+@mutant("3.7", "PV_LOCK_FEATURES says SUCCESS although the VCPU has no address", "features-unset")
 def features_without_an_address(patch: Patch) -> None:
     answers(patch, lambda _c, _v, f, a: 0 if (f, a) == (FEATURES, PREEMPTED) else None)
 
 
-@mutant("3.8", "PV_LOCK_PREEMPTED returns 0 when the VCPU has no address")
+@mutant("3.8", "PV_LOCK_PREEMPTED returns 0 when the VCPU has no address", "preempted-unset")
 def preempted_0_without_an_address(patch: Patch) -> None:
     answers(
         patch, lambda c, v, f, _a: 0 if f == PREEMPTED and c.pvlock.ipa(v) is None else None
     )  # fmt: skip
 
 
-@mutant("3.2", "the function ID is compared in 64 bits")
+@mutant("3.2", "the function ID is compared in 64 bits", "upper-halves", "upper-halves-smccc")
 def function_id_in_64_bits(patch: Patch) -> None:
     def change(_: Hypercalls, _vcpu: int, before: Sequence[int], after: Registers) -> Registers:
         return after if before[0] <= U32 else (U64, *after[1:])
@@ -101,7 +105,7 @@ def function_id_in_64_bits(patch: Patch) -> None:
     registers(patch, change)
 
 
-@mutant("3.2", "PV_call_id is compared in 64 bits")
+@mutant("3.2", "PV_call_id is compared in 64 bits", "upper-halves")
 def call_id_in_64_bits(patch: Patch) -> None:
     def change(_: Hypercalls, _vcpu: int, before: Sequence[int], after: Registers) -> Registers:
         wrong = before[0] & U32 == FEATURES and before[1] > U32
@@ -110,7 +114,7 @@ def call_id_in_64_bits(patch: Patch) -> None:
     registers(patch, change)
 
 
-@mutant("3.9", "the SMC32 twins of both calls are accepted")
+@mutant("3.9", "the SMC32 twins of both calls are accepted", "smc32-twins")
 def smc32_twins(patch: Patch) -> None:
     twins = (FEATURES & ~SMC64, PREEMPTED & ~SMC64)
 
@@ -120,7 +124,7 @@ def smc32_twins(patch: Patch) -> None:
     answers(patch, answer)
 
 
-@mutant("3.9", "NOT_SUPPORTED is a 32-bit -1")
+@mutant("3.9", "NOT_SUPPORTED is a 32-bit -1", "features-others", "unknown-ids")
 def minus_one_in_32_bits(patch: Patch) -> None:
     def change(_: Hypercalls, _vcpu: int, _before: Sequence[int], after: Registers) -> Registers:
         return (U32, *after[1:]) if after[0] == U64 else after
@@ -128,14 +132,14 @@ def minus_one_in_32_bits(patch: Patch) -> None:
     registers(patch, change)
 
 
-@mutant("3.9", "an unknown ID is SUCCESS")
+@mutant("3.9", "an unknown ID is SUCCESS", "unknown-ids")
 def unknown_ids_succeed(patch: Patch) -> None:
     known = (FEATURES, PREEMPTED, abi.PV_TIME_FEATURES, abi.PV_TIME_ST, abi.SMCCC_VERSION)
     known += (abi.SMCCC_ARCH_FEATURES,)
     answers(patch, lambda _c, _v, f, _a: None if f in known else 0)
 
 
-@mutant("3.10", "the UID's words are big-endian")
+@mutant("3.10", "the UID's words are big-endian", "uid")
 def uid_big_endian(patch: Patch) -> None:
     def change(_: Hypercalls, _vcpu: int, before: Sequence[int], after: Registers) -> Registers:
         if before[0] & U32 != abi.VENDOR_HYP_CALL_UID:
@@ -146,7 +150,7 @@ def uid_big_endian(patch: Patch) -> None:
     registers(patch, change)
 
 
-@mutant("3.11", "PV_LOCK_PREEMPTED answers although PV-lock is off")
+@mutant("3.11", "PV_LOCK_PREEMPTED answers although PV-lock is off", "off-calls")
 def on_although_off(patch: Patch) -> None:
     def answer(calls: Hypercalls, vcpu: int, function: int, _argument: int) -> int | None:
         wrong = function == PREEMPTED and not calls.pvlock.enabled
@@ -155,7 +159,7 @@ def on_although_off(patch: Patch) -> None:
     answers(patch, answer)
 
 
-@mutant("3.3", "X9 does not survive the PV-lock calls", in_worker=True)
+@mutant("3.3", "X9 does not survive the PV-lock calls", "registers", in_worker=True)
 def x9_lost(patch: Patch) -> None:
     hypercall_ = Exits._hypercall
 
@@ -169,7 +173,7 @@ def x9_lost(patch: Patch) -> None:
     patch_answer(patch, changed)
 
 
-@mutant("3.3", "X17 does not survive SMCCC's own calls", in_worker=True)
+@mutant("3.3", "X17 does not survive SMCCC's own calls", "registers-smccc", in_worker=True)
 def x17_lost(patch: Patch) -> None:
     hypercall_ = Exits._hypercall
 
@@ -194,7 +198,7 @@ def patch_answer(patch: Patch, changed: Callable[[Exits, int, EmulatedVcpu], int
 # ---- whose structure, and what is in it ----
 
 
-@mutant("3.8", "PV_LOCK_PREEMPTED returns the address of the next VCPU's structure")
+@mutant("3.8", "PV_LOCK_PREEMPTED returns the address of the next VCPU's structure", "layout")
 def next_vcpus_address(patch: Patch) -> None:
     def answer(calls: Hypercalls, vcpu: int, function: int, _argument: int) -> int | None:
         addresses = calls.pvlock.addresses
@@ -206,13 +210,13 @@ def next_vcpus_address(patch: Patch) -> None:
     answers(patch, answer)
 
 
-@mutant("2.1", "two VCPUs share a structure")
+@mutant("2.1", "two VCPUs share a structure", "distinct")
 def shared_structure(patch: Patch) -> None:
     ipa = PvLockRegion.ipa
     patch(PvLockRegion, "ipa", lambda self, vcpu: ipa(self, vcpu & ~1))
 
 
-@mutant("4.5", "every second PV_LOCK_PREEMPTED returns another address")
+@mutant("4.5", "every second PV_LOCK_PREEMPTED returns another address", "stable")
 def address_moves(patch: Patch) -> None:
     calls_of: dict[int, int] = {}
 
@@ -226,12 +230,12 @@ def address_moves(patch: Patch) -> None:
     answers(patch, answer)
 
 
-@mutant("3.8", "PV_LOCK_PREEMPTED does not zero the structure")
+@mutant("3.8", "PV_LOCK_PREEMPTED does not zero the structure", "zeroed-by-call")
 def not_zeroed(patch: Patch) -> None:
     answers(patch, lambda c, v, f, _a: c.pvlock.ipa(v) if f == PREEMPTED else None)
 
 
-@mutant("3.8", "PV_LOCK_PREEMPTED zeroes the flag, not the padding")
+@mutant("3.8", "PV_LOCK_PREEMPTED zeroes the flag, not the padding", "zeroed-by-call", "padding")
 def padding_not_zeroed(patch: Patch) -> None:
     def answer(calls: Hypercalls, vcpu: int, function: int, _argument: int) -> int | None:
         ipa = calls.pvlock.ipa(vcpu)
@@ -243,7 +247,7 @@ def padding_not_zeroed(patch: Patch) -> None:
     answers(patch, answer)
 
 
-@mutant("2.3", "structures are aligned to 8 bytes, not to 64")
+@mutant("2.3", "structures are aligned to 8 bytes, not to 64", "aligned")
 def misaligned_structures(patch: Patch) -> None:
     def set_address(self: PvLockRegion, vcpu: int, ipa: int) -> int:
         self.addresses[vcpu] = ipa + 8
@@ -252,7 +256,7 @@ def misaligned_structures(patch: Patch) -> None:
     patch(PvLockRegion, "set_address", set_address)
 
 
-@mutant("2.5", "structures are 128 bytes apart")
+@mutant("2.5", "structures are 128 bytes apart", "layout")
 def structures_far_apart(patch: Patch) -> None:
     def set_address(self: PvLockRegion, vcpu: int, ipa: int) -> int:
         self.addresses[vcpu] = ipa + 64 * vcpu
@@ -261,7 +265,7 @@ def structures_far_apart(patch: Patch) -> None:
     patch(PvLockRegion, "set_address", set_address)
 
 
-@mutant("8.2", "the device tree says nothing of PV-lock")
+@mutant("8.2", "the device tree says nothing of PV-lock", "node", "in-memory")
 def no_node(patch: Patch) -> None:
     build = fdt.build
     patch(machine.fdt, "build", lambda board: build(replace(board, pvlock_base=None)))
@@ -292,17 +296,17 @@ def after_off(patch: Patch, wrong: Callable[[int], int]) -> None:
     patch_answer(patch, changed)
 
 
-@mutant("9.1", "a VCPU that goes off loses its address", in_worker=True)
+@mutant("9.1", "a VCPU that goes off loses its address", "off-and-on", in_worker=True)
 def address_lost_at_off(patch: Patch) -> None:
     after_off(patch, lambda _address: U64)
 
 
-@mutant("9.1", "a VCPU that comes back on has another address", in_worker=True)
+@mutant("9.1", "a VCPU that comes back on has another address", "off-and-on", in_worker=True)
 def address_moves_at_off(patch: Patch) -> None:
     after_off(patch, lambda address: address + 2048)
 
 
-@mutant("9.3", "only the first PV_LOCK_PREEMPTED of a VCPU zeroes its structure")
+@mutant("9.3", "only the first PV_LOCK_PREEMPTED of a VCPU zeroes its structure", "called-again")
 def zeroed_once(patch: Patch) -> None:
     zeroed: set[int] = set()
 
@@ -313,5 +317,3 @@ def zeroed_once(patch: Patch) -> None:
         return calls.pvlock.ipa(vcpu)
 
     answers(patch, answer)
-
-

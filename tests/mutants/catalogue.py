@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
+from pvlock.abi import Policy
 from pvlock.engines.emulator.engine import EmulatorEngine
 
 VARIABLE = "PVLOCK_TEST_MUTANT"
@@ -19,11 +20,16 @@ Patch = Callable[[Any, str, Any], None]
 
 @dataclass(frozen=True)
 class Mutant:
-    """`what` is wrong, against `clause`; `change` replaces what has to be, in that process."""
+    """`what` is wrong, against `clause`; the cases `caught_by` each fail on it under `policy`.
+
+    `change` replaces what has to be replaced, in the process that `in_worker` says.
+    """
 
     name: str
     clause: str
     what: str
+    caught_by: tuple[str, ...]
+    policy: Policy
     in_worker: bool
     change: Callable[[Patch], None]
 
@@ -31,13 +37,19 @@ class Mutant:
 MUTANTS: dict[str, Mutant] = {}
 
 
-def mutant(clause: str, what: str, in_worker: bool = False) -> Callable[[Any], Any]:
+def mutant(
+    clause: str,
+    what: str,
+    *caught_by: str,
+    policy: Policy = Policy.SCHEDULED_OUT,
+    in_worker: bool = False,
+) -> Callable[[Any], Any]:
     """Enter a function that applies a Patch into the list, under its own name."""
 
     def enter(change: Callable[[Patch], None]) -> Callable[[Patch], None]:
         name = change.__name__.replace("_", "-")
         assert name not in MUTANTS
-        MUTANTS[name] = Mutant(name, clause, what, in_worker, change)
+        MUTANTS[name] = Mutant(name, clause, what, caught_by, policy, in_worker, change)
         return change
 
     return enter

@@ -45,12 +45,18 @@ def later(self: Vm, delay_ns: int, action: Callable[[], None]) -> None:
     self._at(self.now + self.config.quantum_ns + delay_ns, lambda _now: action())
 
 
-@flag_mutant("6.1", "the document's inverted paragraph: 1 on a CPU, 0 off it")
+@flag_mutant(
+    "6.1",
+    "the document's inverted paragraph: 1 on a CPU, 0 off it",
+    "own-flag",
+    "running-reads-0",
+    "preempted-reads-1",
+)
 def inverted(patch: Patch) -> None:
     judged(patch, lambda self, vcpu: not flag(self, vcpu))
 
 
-@flag_mutant("6.1", "the flag becomes 1 one slice late")
+@flag_mutant("6.1", "the flag becomes 1 one slice late", "watch", "preempted-reads-1")
 def one_slice_late(patch: Patch) -> None:
     def changed(self: Vm, vcpu: int, preempted: bool) -> None:
         if not preempted:
@@ -64,7 +70,9 @@ def one_slice_late(patch: Patch) -> None:
     publishing(patch, changed)
 
 
-@flag_mutant("6.1", "the flag becomes 1 at the next switch of another VCPU, not at its own")
+@flag_mutant(
+    "6.1", "the flag becomes 1 at the next switch of another VCPU, not at its own", "watch"
+)
 def one_switch_late(patch: Patch) -> None:
     waiting: list[int] = []
 
@@ -80,7 +88,7 @@ def one_switch_late(patch: Patch) -> None:
     publishing(patch, changed)
 
 
-@flag_mutant("6.1", "the flag is never cleared")
+@flag_mutant("6.1", "the flag is never cleared", "own-flag", "running-reads-0")
 def never_cleared(patch: Patch) -> None:
     def changed(self: Vm, vcpu: int, preempted: bool) -> None:
         if preempted:
@@ -89,12 +97,14 @@ def never_cleared(patch: Patch) -> None:
     publishing(patch, changed)
 
 
-@flag_mutant("6.1", "the flag is never set")
+@flag_mutant("6.1", "the flag is never set", "preempted-reads-1")
 def never_set(patch: Patch) -> None:
     publishing(patch, lambda self, vcpu, _preempted: publish(self, vcpu, False))
 
 
-@flag_mutant("6.1", "the flag becomes 1 a tenth of a slice before the VCPU's last instruction")
+@flag_mutant(
+    "6.1", "the flag becomes 1 a tenth of a slice before the VCPU's last instruction", "own-flag"
+)
 def too_early(patch: Patch) -> None:
     assign = Vm.assign
 
@@ -112,7 +122,12 @@ def too_early(patch: Patch) -> None:
     patch(Vm, "assign", changed)
 
 
-@flag_mutant("6.1", "the flag becomes 0 a while after the VCPU has begun to run")
+@flag_mutant(
+    "6.1",
+    "the flag becomes 0 a while after the VCPU has begun to run",
+    "first-instruction",
+    "own-flag",
+)
 def cleared_late(patch: Patch) -> None:
     def changed(self: Vm, vcpu: int, preempted: bool) -> None:
         if preempted:
@@ -123,7 +138,7 @@ def cleared_late(patch: Patch) -> None:
     publishing(patch, changed)
 
 
-@flag_mutant("6.1", "the flag is written into the next VCPU's structure")
+@flag_mutant("6.1", "the flag is written into the next VCPU's structure", "own-flag")
 def next_vcpus_flag(patch: Patch) -> None:
     def changed(self: Vm, vcpu: int, preempted: bool) -> None:
         publish(self, (vcpu + 1) % self.config.vcpus, preempted)
@@ -131,7 +146,7 @@ def next_vcpus_flag(patch: Patch) -> None:
     publishing(patch, changed)
 
 
-@flag_mutant("6.1", "a VCPU that has been off is flagged for ever")
+@flag_mutant("6.1", "a VCPU that has been off is flagged for ever", "first-instruction")
 def stuck_after_off(patch: Patch) -> None:
     off = Scheduler.off
     been_off: set[int] = set()
@@ -144,7 +159,7 @@ def stuck_after_off(patch: Patch) -> None:
     judged(patch, lambda _self, vcpu: True if vcpu in been_off else None)
 
 
-@flag_mutant("6.1", "the flag becomes 1 only every second time")
+@flag_mutant("6.1", "the flag becomes 1 only every second time", "preempted-reads-1")
 def every_second_time(patch: Patch) -> None:
     times: dict[int, int] = {}
 
@@ -155,17 +170,24 @@ def every_second_time(patch: Patch) -> None:
     publishing(patch, changed)
 
 
-@flag_mutant("6.3", "under scheduled-out a VCPU in WFI is not flagged")
+@flag_mutant("6.3", "under scheduled-out a VCPU in WFI is not flagged", "blocked-letter")
 def wfi_not_flagged(patch: Patch) -> None:
     judged(patch, lambda self, vcpu: False if is_at(self, vcpu, Place.BLOCKED) else None)
 
 
-@flag_mutant("6.4", "under preempted a VCPU in WFI is flagged")
+@flag_mutant(
+    "6.4", "under preempted a VCPU in WFI is flagged", "blocked-sparing", policy=Policy.PREEMPTED
+)
 def wfi_flagged(patch: Patch) -> None:
     judged(patch, lambda self, vcpu: True if is_at(self, vcpu, Place.BLOCKED) else None)
 
 
-@flag_mutant("6.6", "a VCPU that is off, or was never started, reads the other policy's value")
+@flag_mutant(
+    "6.6",
+    "a VCPU that is off, or was never started, reads the other policy's value",
+    "off-vcpu",
+    "never-started",
+)
 def off_swapped(patch: Patch) -> None:
     judged(
         patch,
@@ -175,7 +197,7 @@ def off_swapped(patch: Patch) -> None:
     )
 
 
-@flag_mutant("6.4", "the policies are swapped")
+@flag_mutant("6.4", "the policies are swapped", "blocked-letter", "off-vcpu")
 def policies_swapped(patch: Patch) -> None:
     def judge(self: Scheduler, vcpu: int) -> bool:
         task = self.tasks[vcpu]
@@ -186,17 +208,19 @@ def policies_swapped(patch: Patch) -> None:
     judged(patch, judge)
 
 
-@flag_mutant("2.4", "preempted is 2")
+@flag_mutant("2.4", "preempted is 2", "zero-or-one")
 def two(patch: Patch) -> None:
     values(patch, lambda preempted: 2 * preempted)
 
 
-@flag_mutant("2.2", "the field is big-endian")
+@flag_mutant("2.2", "the field is big-endian", "zero-or-one")
 def big_endian(patch: Patch) -> None:
     values(patch, lambda preempted: preempted << 56)
 
 
-@flag_mutant("2.4", "the field counts preemptions: odd while preempted, even while not")
+@flag_mutant(
+    "2.4", "the field counts preemptions: odd while preempted, even while not", "zero-or-one"
+)
 def counting(patch: Patch) -> None:
     def changed(self: Vm, vcpu: int, preempted: bool) -> None:
         if vcpu in self._flags and self._flags[vcpu].value % 2 != preempted:
@@ -205,7 +229,7 @@ def counting(patch: Patch) -> None:
     publishing(patch, changed)
 
 
-@flag_mutant("2.2", "the hypervisor keeps a count in the padding")
+@flag_mutant("2.2", "the hypervisor keeps a count in the padding", "padding")
 def dirty_padding(patch: Patch) -> None:
     import ctypes as c
 
@@ -219,5 +243,3 @@ def dirty_padding(patch: Patch) -> None:
 
 def is_at(self: Scheduler, vcpu: int, place: Place) -> bool:
     return self.tasks[vcpu].place is place
-
-

@@ -5,26 +5,24 @@ import ctypes as c
 from typing import Any
 
 from mutants.catalogue import Patch, mutant
+from pvlock.engines.contract import EngineConfig
 from pvlock.engines.emulator import exits
+from pvlock.engines.emulator.engine import EmulatorEngine
 from pvlock.engines.emulator.exits import Exits
 from pvlock.engines.emulator.vcpu import EmulatedVcpu, Exit
-from pvlock.machine import Machine
-from pvlock.memory import MemorySlot
+from pvlock.memory import MemorySlot, anonymous_slot
 from pvlock.memory_map import PVLOCK_BASE, STOLEN_TIME_BASE
 
 _ISV, _WNR = 1 << 24, 1 << 6
 
 
-@mutant("7.1", "the region is writable")
+@mutant("7.1", "the region is writable", "store-plain", "store-pair", "store-simd")
 def writable(patch: Patch) -> None:
-    slot = Machine._slot
+    patch(EmulatorEngine, "published_slot", staticmethod(writable_slot))
 
-    def changed(
-        self: Machine, base: int, size: int, name: str, readonly: bool = False, **more: Any
-    ) -> MemorySlot:
-        return slot(self, base, size, name, readonly and name != "pvlock", **more)
 
-    patch(Machine, "_slot", changed)
+def writable_slot(_config: EngineConfig, base: int, size: int, name: str) -> MemorySlot:
+    return anonymous_slot(base, size, name)
 
 
 def store_into_region(vcpu: EmulatedVcpu) -> bool:
@@ -52,7 +50,7 @@ def aborts(patch: Patch, changed: Any) -> None:
     patch(exits, "_ANSWERS", {**exits._ANSWERS, Exit.DATA_ABORT: changed})
 
 
-@mutant("7.1", "a store aborts, and has written", in_worker=True)
+@mutant("7.1", "a store aborts, and has written", "store-plain", in_worker=True)
 def aborts_but_writes(patch: Patch) -> None:
     answer = Exits._data_abort
 
@@ -64,7 +62,7 @@ def aborts_but_writes(patch: Patch) -> None:
     aborts(patch, changed)
 
 
-@mutant("7.1", "a store is ignored and raises nothing", in_worker=True)
+@mutant("7.1", "a store is ignored and raises nothing", "store-plain", in_worker=True)
 def stores_ignored(patch: Patch) -> None:
     answer = Exits._data_abort
 
@@ -77,7 +75,12 @@ def stores_ignored(patch: Patch) -> None:
     aborts(patch, changed)
 
 
-@mutant("7.1", "stores without a syndrome (STP, STXR, atomics, SIMD, DC ZVA) write", in_worker=True)
+@mutant(
+    "7.1",
+    "stores without a syndrome (STP, STXR, atomics, SIMD, DC ZVA) write",
+    "store-pair",
+    in_worker=True,
+)
 def wide_stores_write(patch: Patch) -> None:
     answer = Exits._data_abort
 
@@ -91,7 +94,15 @@ def wide_stores_write(patch: Patch) -> None:
     aborts(patch, changed)
 
 
-@mutant("7.1", "stores without a syndrome are skipped and raise nothing", in_worker=True)
+@mutant(
+    "7.1",
+    "stores without a syndrome are skipped and raise nothing",
+    "store-pair",
+    "store-exclusive",
+    "store-simd",
+    "store-zva",
+    in_worker=True,
+)
 def wide_stores_ignored(patch: Patch) -> None:
     answer = Exits._data_abort
 
@@ -104,7 +115,12 @@ def wide_stores_ignored(patch: Patch) -> None:
     aborts(patch, changed)
 
 
-@mutant("7.1", "a store raises a translation fault, not an external abort", in_worker=True)
+@mutant(
+    "7.1",
+    "a store raises a translation fault, not an external abort",
+    "store-plain",
+    in_worker=True,
+)
 def translation_fault(patch: Patch) -> None:
     answer = Exits._data_abort
 
@@ -118,7 +134,7 @@ def translation_fault(patch: Patch) -> None:
     aborts(patch, changed)
 
 
-@mutant("7.1", "the abort does not say which address: FAR_EL1 is 0", in_worker=True)
+@mutant("7.1", "the abort does not say which address: FAR_EL1 is 0", "store-plain", in_worker=True)
 def no_fault_address(patch: Patch) -> None:
     answer = Exits._data_abort
 

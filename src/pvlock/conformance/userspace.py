@@ -26,7 +26,8 @@ class Vm(Protocol):
     """A VM with two VCPUs or more, none of which has run yet or has an address.
 
     `region` is the IPA, and `region_size` the bytes, of a memory slot that structures may be in:
-    64-byte aligned, 256 bytes or more. `outside` is an IPA, 64-byte aligned, that no slot holds.
+    64-byte aligned, 256 bytes or more, and no slot begins where it ends. `outside` is an IPA,
+    64-byte aligned, that no slot holds.
     """
 
     region: int
@@ -188,9 +189,16 @@ def _twice(vm: Vm) -> None:
 
 @_check("5.7", "document", "attr-outside", "set of an address outside memory returns -EINVAL")
 def _outside(vm: Vm) -> None:
-    for ipa in (vm.outside, vm.region + vm.region_size, 2**64 - 64):
+    for ipa in (vm.outside, 2**64 - 64):
         _expect(f"set of {ipa:#x}", _set(vm, 0, ipa), -errno.EINVAL)
-    _expect("set of the last structure in it", _set(vm, 0, vm.region + vm.region_size - 64), 0)
+    _expect_address(vm, 0, abi.UNSET)
+
+
+@_check("5.7", "series", "attr-slot-end", "a memory slot must hold all 64 bytes")
+def _slot_end(vm: Vm) -> None:
+    end = vm.region + vm.region_size
+    _expect("set where the slot ends", _set(vm, 0, end), -errno.EINVAL)
+    _expect("set 64 bytes before", _set(vm, 0, end - 64), 0)
 
 
 @_check("5.8", "pvlock", "attr-shared", "set of another VCPU's address returns -EEXIST")

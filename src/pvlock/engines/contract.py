@@ -160,6 +160,14 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class Interrupting(Protocol):
+    """What an engine has besides, if devices above it can interrupt."""
+
+    def set_line(self, interrupt: int, level: bool) -> None:
+        """Raise or lower the line of shared peripheral interrupt `interrupt` (32 or higher)."""
+
+
+@runtime_checkable
 class Recording(Protocol):
     """What an engine has besides, if a machine on it can be traced."""
 

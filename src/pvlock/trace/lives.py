@@ -13,7 +13,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from pvlock.trace.columns import Bools, Ints, distinct, fill, keys, last_at, stable_order
+from pvlock.trace.columns import Bools, Ints, distinct, fill, keys, last_at, pick, stable_order
 from pvlock.trace.events import Events, Kind
 from pvlock.trace.queues import Queues
 from pvlock.trace.waits import Pairing
@@ -51,7 +51,7 @@ class Lives:
 
     `key` is VCPU * span + first. `switch` is the last schedule event of the VCPU up to there, or
     NOTHING. `wait` is the innermost wait, or NOTHING. `view` is what it waits for. `waiting`: it
-    waits for somebody else, awake, or asleep for that. `bounds`: where each VCPU's pieces begin.
+    waits for somebody else, awake, or `asleep` for that. `bounds`: where each VCPU's pieces begin.
     """
 
     span: int
@@ -63,6 +63,7 @@ class Lives:
     wait: Ints
     view: Ints
     waiting: Bools
+    asleep: Bools
     bounds: Ints
     _vcpu_of: Ints
     _piece_of: Ints
@@ -93,10 +94,12 @@ def lives(events: Events, pairing: Pairing, queue: Queues) -> Lives:
     ends = waits.last[closed]
     key, bounds, piece_of = _pieces(events, pairing, queue, [sched, sleep, ends, stages.first])
     size, origins = len(key), bounds[:-1]
-    switch = fill(size, piece_of[sched], sched, origins, NOTHING)
     kinds = np.full(256, State.BLOCKED, np.int8)
     kinds[list(_STATE_OF)] = list(_STATE_OF.values())
-    state = np.where(switch >= 0, kinds[events.kind[switch]], np.int8(State.BLOCKED))
+    number = np.arange(len(sched), dtype=np.int32)
+    number = fill(size, piece_of[sched], number, origins, NOTHING)
+    switch = pick(sched, number, NOTHING)
+    state = pick(kinds[events.kind[sched]], number, State.BLOCKED)
     awake = np.append(stages.first, ends)
     asleep = fill(
         size,
@@ -120,9 +123,11 @@ def lives(events: Events, pairing: Pairing, queue: Queues) -> Lives:
     view[some] = np.where(first[some] >= pairing.granted[mine], GRANTED, wanted)
     running, blocked = state == State.RUNNING, state == State.BLOCKED
     waiting = (wait >= 0) & (running | (asleep & blocked))
+    asleep &= waiting
     return Lives(
-        span, key, first, last, state, switch, wait, view, waiting, bounds, events.vcpu, piece_of
-    )
+        span, key, first, last, state, switch, wait, view, waiting, asleep, bounds, events.vcpu,
+        piece_of,
+    )  # fmt: skip
 
 
 def _is_sleep(events: Events) -> Bools:

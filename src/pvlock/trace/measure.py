@@ -24,7 +24,7 @@ class Waits:
     """All waits, by lock, VCPU and time; times in ns.
 
     `lock` is a place in Attribution.locks. `parts` has a column for each Part. `spun` is how long
-    the waiter was on a CPU, `asleep` how long it slept for the lock. `shared`: as a reader.
+    the waiter waited on a CPU, `asleep` how long it slept for the lock, or was about to. `shared`: as a reader.
     `open`: the run ended first. `inside`: it is part of another wait of the same VCPU.
     """
 
@@ -98,15 +98,15 @@ class Meter:
             sums = _sums(self._of(part, whole, depth > 0))
             parts[:, part] = sums[end] - sums[begin]
             by_vcpu[:, part] = np.diff(sums[life.bounds])
-        running = _sums(np.where(life.state == State.RUNNING, whole, 0))
-        asleep = _sums(np.where(life.waiting & (life.state == State.BLOCKED), whole, 0))
+        awake = _sums(np.where(life.waiting & ~life.asleep, whole, 0))
+        asleep = _sums(np.where(life.asleep, whole, 0))
         return Waits(
             vcpu=waits.vcpu,
             lock=waits.lock,
             start=time[waits.first],
             end=time[waits.last],
             parts=parts,
-            spun=running[end] - running[begin],
+            spun=awake[end] - awake[begin],
             asleep=asleep[end] - asleep[begin],
             shared=self._pairing.shared,
             open=waits.last == life.span - 1,

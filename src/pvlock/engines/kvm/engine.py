@@ -117,6 +117,11 @@ class KvmEngine:
         """See contract.Engine; a kernel without PV time leaves the guest without it."""
         self._stopped(vcpu).set_attr(ioctl.VCPU_PVTIME_CTRL, ioctl.VCPU_PVTIME_IPA, ipa)
 
+    def set_line(self, interrupt: int, level: bool) -> None:
+        """See contract.Interrupting."""
+        self._open()
+        self._vm.set_line(interrupt, level)
+
     def run(self, handler: Handler, until_ns: int) -> SystemEvent | None:
         """See contract.Engine."""
         self._open()

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 
 from pvlock.engines.kvm.questions import QUESTIONS, Host, Question
-from pvlock.errors import EngineError, EngineUnavailable
+from pvlock.errors import EngineUnavailable, PvlockError
 
 
 class State(enum.StrEnum):
@@ -77,7 +77,7 @@ def _answer(question: Question, host: Host) -> Finding:
         state, because, remedy = State.YES, question.ask(host), ""
     except EngineUnavailable as error:
         state, because, remedy = State.NO, error.capability, error.remedy
-    except (EngineError, OSError) as error:
+    except (PvlockError, OSError) as error:
         because = getattr(error, "strerror", None) or str(error)
         state, remedy = State.UNKNOWN, ""
     return Finding(question.what, state, because, remedy, question.needed)

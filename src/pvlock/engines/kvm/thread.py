@@ -119,10 +119,11 @@ class VcpuThread:
 
     def _wait(self) -> bool:
         with self._state:
-            if not self._wanted:
+            while not (self._wanted or self._ended):
+                # Each time: it may have been resumed and stopped again before it woke up.
                 self._parked = True
                 self._state.notify_all()
-            self._state.wait_for(lambda: self._wanted or self._ended)
+                self._state.wait()
             self._parked = self._ended
             return not self._ended
 

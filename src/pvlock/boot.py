@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Running a guest file to its end: an operating system's reboots, and the panic of its kernel."""
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+from pvlock.engines.contract import SystemEvent, Usage
+from pvlock.errors import GuestPanicked
+from pvlock.image import Image, Kind
+from pvlock.machine import Machine
+
+Output = Callable[[bytes], None]
+_PANIC = b"Kernel panic - not syncing"
+_PANIC_ENDS = b"---[ end Kernel panic"
+_LAST_LINES = 12
+_LONGEST_LINE = 1024
+_STEPS = 100
+_OPEN_END_STEP_NS = 1_000_000_000
+
+
+class PanicWatch:
+    """Passes console bytes on to `output`, and raises GuestPanicked when the guest's kernel has.
+
+    Linux says so on its console, and then by default hangs for ever.
+    """
+
+    def __init__(self, output: Output) -> None:
+        """Watch a console from its first byte on."""
+        self._output = output
+        self._line = bytearray()
+        self._lines: deque[str] = deque(maxlen=_LAST_LINES)
+        self._reason: str | None = None
+
+    def __call__(self, data: bytes) -> None:
+        """Take console bytes. Raises GuestPanicked once the kernel's last words are complete."""
+        self._output(data)
+        self._line += data
+        if b"\n" not in data and len(self._line) < _LONGEST_LINE:
+            return
+        line, self._line = self._line.decode("utf-8", "replace").rstrip(), bytearray()
+        self._lines.append(line)
+        if _PANIC.decode() in line and self._reason is None:
+            self._reason = line[line.index("Kernel") :]
+        if _PANIC_ENDS.decode() in line:
+            self.check()
+
+    def check(self) -> None:
+        """Raise GuestPanicked if there was a panic."""
+        if self._reason is not None:
+            raise GuestPanicked(self._reason, tuple(self._lines))
+
+
+def run(
+    create: Callable[[Output], Machine],
+    guest: Image,
+    initrd: bytes | None,
+    output: Output,
+    limit_ns: int | None,
+    *,
+    reboot: bool = True,
+    attach: Callable[[Machine], AbstractContextManager[object]] = lambda _machine: nullcontext(),
+    finished: Callable[[Machine], None] = lambda _machine: None,
+) -> tuple[SystemEvent | None, Usage]:
+    """Run `guest` on the machines that `create` makes, one for each time that Linux boots.
+
+    A Linux guest that resets the machine boots again, on a new one, if `reboot`; any other guest's
+    reset ends the run. `attach` may hold something open while a machine runs, `finished` sees it at
+    the end. Returns how it ended, None after `limit_ns` of guest time (None: it may take any), and
+    what the last machine used. Raises EngineError, GuestPanicked among them.
+    """
+    linux = guest.kind is Kind.LINUX
+    spent = 0
+    while True:
+        watch = PanicWatch(output) if linux else None
+        with create(watch or output) as machine:
+            machine.load(guest, initrd)
+            with attach(machine):
+                event = _run(machine, None if limit_ns is None else limit_ns - spent)
+            usage = machine.usage()
+            finished(machine)
+        if watch is not None:
+            watch.check()
+        spent += usage.time_ns
+        if event is not SystemEvent.RESET or not (linux and reboot):
+            return event, usage
+
+
+def _run(machine: Machine, limit_ns: int | None) -> SystemEvent | None:
+    """Come up for air (Ctrl-C) now and then."""
+    step = _OPEN_END_STEP_NS if limit_ns is None else limit_ns // _STEPS
+    step = max(step, machine.engine.step_ns)
+    now = 0
+    while limit_ns is None or now < limit_ns:
+        now = now + step if limit_ns is None else min(now + step, limit_ns)
+        event = machine.run(now)
+        if event is not None:
+            return event
+    return None

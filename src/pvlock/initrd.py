@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Initial RAM disks, as far as they can be judged before a kernel unpacks them.
+
+The kernel notices a broken one too, but late, and often in words about something else.
+"""
+
+import bz2
+import lzma
+import zlib
+from collections.abc import Callable
+from typing import Protocol
+
+from pvlock.errors import ImageError
+
+_GZIP = 16 + zlib.MAX_WBITS
+_CPIO_MAGIC = (b"070701", b"070702")
+_CPIO_HEADER = 110
+_CPIO_SIZE = slice(54, 62)
+_CPIO_NAME_SIZE = slice(94, 102)
+_CPIO_END = b"TRAILER!!!"
+_CHUNK = 1 << 20
+# What only the kernel can unpack here: the file is believed from its first bytes.
+_BELIEVED = (b"\x28\xb5\x2f\xfd", b"\x02\x21\x4c\x18", b"\x89LZO")
+
+
+class _Unpacker(Protocol):
+    eof: bool
+
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+def check(data: bytes, name: str) -> None:
+    """Raise ImageError unless `data` is an archive that Linux unpacks: cpio, compressed or not.
+
+    gzip, bzip2, xz and lzma are unpacked, a cpio archive is walked through to its end; zstd, lz4
+    and lzo are recognised and no more.
+    """
+    if data.startswith(_BELIEVED):
+        return
+    if data.startswith(_CPIO_MAGIC):
+        _check_cpio(data, name)
+        return
+    unpackers: dict[bytes, tuple[str, Callable[[], _Unpacker]]] = {
+        b"\x1f\x8b": ("gzip", lambda: zlib.decompressobj(_GZIP)),
+        b"BZh": ("bzip2", bz2.BZ2Decompressor),
+        b"\xfd7zXZ\0": ("xz", lzma.LZMADecompressor),
+        b"\x5d\0\0": ("lzma", lzma.LZMADecompressor),
+    }
+    for magic, (kind, unpacker) in unpackers.items():
+        if data.startswith(magic):
+            _check_packed(data, name, kind, unpacker())
+            return
+    what = "an empty file" if not data else "neither a cpio archive nor a compressed one"
+    raise ImageError(f"{name}: {what}; an initrd is what the kernel unpacks")
+
+
+def _check_packed(data: bytes, name: str, kind: str, unpacker: _Unpacker) -> None:
+    try:
+        for start in range(0, len(data), _CHUNK):
+            unpacker.decompress(data[start : start + _CHUNK])
+            if unpacker.eof:  # another archive may follow it, which Linux permits
+                return
+    except (OSError, zlib.error, lzma.LZMAError, EOFError) as error:
+        raise ImageError(f"{name}: a broken {kind} file: {error}") from error
+    raise ImageError(f"{name}: a {kind} file that is cut off after {len(data)} bytes")
+
+
+def _check_cpio(data: bytes, name: str) -> None:
+    at = 0
+    while data[at : at + 6] in _CPIO_MAGIC:
+        header = data[at : at + _CPIO_HEADER]
+        try:
+            size, named = int(header[_CPIO_SIZE], 16), int(header[_CPIO_NAME_SIZE], 16)
+        except ValueError:
+            break
+        body = _aligned(at + _CPIO_HEADER + named)
+        if data[at + _CPIO_HEADER :].startswith(_CPIO_END):
+            return
+        at = _aligned(body + size)
+    raise ImageError(f"{name}: a cpio archive that breaks off after {min(at, len(data))} bytes")
+
+
+def _aligned(offset: int) -> int:
+    return (offset + 3) & ~3

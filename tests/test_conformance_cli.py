@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`pvlock check` as its user meets it: a process with a status, and what it printed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from pvlock import Machine, Policy, SystemEvent
+from pvlock.cli_check import FORMATS, PROFILES
+from pvlock.conformance import outcome, render, userspace
+from pvlock.conformance.cases import binary, guest_cases
+from pvlock.image import Kind, parse
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+SECONDS = 120
+
+
+def check(*arguments: str, given: bytes = b"") -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "pvlock", "check", *arguments],
+        input=given, capture_output=True, env=ENVIRONMENT, timeout=SECONDS, check=False,
+    )  # fmt: skip
+    out, err = done.stdout.decode(), done.stderr.decode()
+    assert "Traceback" not in out + err
+    return done.returncode, out, err
+
+
+def refused(*arguments: str, given: bytes = b"") -> str:
+    """Return the line that says what is wrong with a command line, or with what it names."""
+    status, out, err = check(*arguments, given=given)
+    assert (status in (1, 2), out) == (True, "")
+    lines = [line for line in err.splitlines() if line and not line.startswith(("Usage", "Try"))]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log of our own machine, as another VMM would have written it."""
+    with Machine(2, 1, policy=Policy.PREEMPTED, bootargs="observe=10") as machine:
+        machine.load(binary("Image"))
+        assert machine.run(2_000_000_000) is SystemEvent.OFF
+        path = tmp_path_factory.mktemp("logs") / "console.log"
+        path.write_text(machine.console.text)
+        return path
+
+
+def test_choices_are_those_of_the_package() -> None:
+    assert PROFILES == outcome.PROFILES
+    assert FORMATS == render.FORMATS
+
+
+def test_an_engine() -> None:
+    status, out, err = check(
+        "--engine", "emulator", "--policy", "preempted", "--vcpus", "2", "--pcpus", "1",
+        "--case", "6.2", "--case", "attr-t*",
+    )  # fmt: skip
+    assert status == 0
+    assert out.startswith("TAP version 14\n# engine emulator, 2 VCPUs on 1 CPUs, preempted\n1..3\n")
+    assert [line for line in out.splitlines() if "ok " in line[:8]] == [
+        "ok 1 - 6.2/document own-flag (preempted)",
+        "ok 2 - 5.6/document attr-twice (user space)",
+        "ok 3 - run completes (preempted)",
+    ]
+    assert err == "pvlock: profile pvlock: 2 ok: conforms\n"
+
+
+def test_both_policies_by_default() -> None:
+    status, out, _ = check("--engine", "emulator", "--case", "6.6", "--format", "json")
+    cases = [case for case in json.loads(out)["cases"] if case["clause"]]
+    assert status == 0
+    assert [(case["name"], case["run"]) for case in cases] == [
+        (name, policy)
+        for policy in ("scheduled-out", "preempted")
+        for name in ("never-started", "off-vcpu")
+    ]
+    assert cases[0]["evidence"] == {"policy": "scheduled-out", "vcpus": 4}
+
+
+def test_nothing_ran_is_a_failure() -> None:
+    status, _, err = check(
+        "--engine", "emulator", "--case", "distinct", "--vcpus", "1", "--pcpus", "1"
+    )
+    assert status == 1
+    assert "nothing was judged, which is a failure" in err
+
+
+def test_image_and_elf(tmp_path: Path) -> None:
+    image, elf = tmp_path / "guest", tmp_path / "guest.elf"
+    status, out, err = check("--image", str(image), "--elf", str(elf))
+    assert (status, out) == (0, "")
+    assert err.splitlines() == [f"pvlock: wrote {image}", f"pvlock: wrote {elf}"]
+    assert image.read_bytes() == binary("Image")
+    assert parse(image.read_bytes(), "guest").kind is Kind.LINUX
+    assert parse(elf.read_bytes(), "guest").kind is Kind.ELF_EXEC
+    assert sorted(tmp_path.iterdir()) == [image, elf]
+
+
+def test_list() -> None:
+    status, out, _ = check("--list")
+    assert status == 0
+    assert len(out.splitlines()) == len(guest_cases()) + len(userspace.cases())
+    assert "6.2/document   own-flag               a VCPU that reads" in out
+    assert check("--list", "--case", "5.10")[1].count("\n") == 2
+
+
+def test_parse_a_file_and_standard_input(log: Path) -> None:
+    from_file = check("--parse", str(log))
+    assert from_file[0] == 0
+    assert from_file == check("--parse", "-", given=log.read_bytes().replace(b"\n", b"\r\n"))
+    assert "interface: present" in from_file[1]
+    assert "profile document" in from_file[2]
+    assert check("--parse", str(log), "--present", "--profile", "pvlock")[0] == 0
+
+
+def test_the_profile_decides(log: Path, tmp_path: Path) -> None:
+    """A failure of a [pvlock] clause is shown, and does not count in the others."""
+    text = log.read_text()
+    ok = "ok 20 - 1.3/pvlock uid\n  ---\n"
+    assert ok in text
+    text = text.replace(ok, 'not ok 20 - 1.3/pvlock uid\n  ---\n  message: "another"\n')
+    counts = text.rpartition("# summary: ")[2].split()
+    text = text.replace(
+        f"# summary: {counts[0]} ok, 0 not", f"# summary: {int(counts[0]) - 1} ok, 1 not"
+    )
+    path = tmp_path / "log"
+    path.write_text(text)
+    status, out, _ = check("--parse", str(path))
+    assert status == 0
+    assert "not ok 20 - 1.3/pvlock uid # TODO not in profile document" in out
+    status, out, err = check("--parse", str(path), "--profile", "pvlock")
+    assert status == 1
+    assert 'not ok 20 - 1.3/pvlock uid\n  ---\n  message: "another"' in out
+    assert "1 failed" in err
+    assert check("--parse", str(path), "--profile", "series")[0] == 0
+    assert check("--parse", str(path), "--profile", "pvlock", "--case", "3.*")[0] == 0
+
+
+def test_formats_agree(log: Path) -> None:
+    found = {form: check("--parse", str(log), "--format", form) for form in FORMATS}
+    assert {status for status, _, _ in found.values()} == {0}
+    facts = json.loads(found["json"][1])
+    assert facts["conforms"] is True
+    names = [f"{case['clause']}/{case['tag']} {case['name']}" for case in facts["cases"]]
+    suite = ElementTree.fromstring(found["junit"][1])
+    assert [case.get("name") for case in suite] == names
+    assert int(suite.get("skipped", "")) == sum(c["verdict"] == "skipped" for c in facts["cases"])
+    tap = [line for line in found["tap"][1].splitlines() if line.startswith(("ok ", "not ok "))]
+    assert [line.split(" - ")[1].partition(" # ")[0] for line in tap] == names
+
+
+def test_junit_of_nothing_is_red(log: Path) -> None:
+    status, out, _ = check("--parse", str(log), "--case", "3.11", "--format", "junit")
+    assert status == 1
+    assert ElementTree.fromstring(out).get("failures") == "1"
+
+
+def test_partial_logs(log: Path, tmp_path: Path) -> None:
+    """A guest that ran only some cases has not been judged, unless that was wanted."""
+    with Machine(1, bootargs="cases=3.*,6.2 profile=document") as machine:
+        machine.load(binary("Image"))
+        assert machine.run(1_000_000_000) is SystemEvent.OFF
+        path = tmp_path / "log"
+        path.write_text(machine.console.text)
+    assert refused("--parse", str(path)) == (
+        f"pvlock: {path}: case discovery-order was not run; name what was by --case"
+    )
+    assert check("--parse", str(path), "--case", "3.*", "--case", "6.2")[0] == 0
+    assert "case uid was not run" in refused(
+        "--parse", str(path), "--profile", "pvlock", "--case", "uid"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--case", "no-such"], "no case or clause is called 'no-such'"),
+        (["--parse", "/no/such/file"], "No such file"),
+        (["--parse", "/"], "Is a directory"),
+        (["--parse", "-", "--engine", "emulator"], "--engine is for an engine"),
+        (["--parse", "-", "--vcpus", "2"], "--vcpus is for an engine"),
+        (["--present"], "--present is for --parse"),
+        (["--image", "/no/such/folder/file"], "/no/such/folder/file: No such file"),
+        (["--image", "/"], "/: "),
+        (["--profile", "linux"], "Invalid value for '--profile'"),
+        (["--vcpus", "0"], "Invalid value for '--vcpus'"),
+        (["--parse", "-"], "the guest did not start"),
+    ],
+)
+def test_complaints(arguments: list[str], why: str) -> None:
+    assert why in refused(*arguments, given=b"\xff\xfe nonsense \x00\n")
