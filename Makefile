@@ -49,6 +49,7 @@ bench: $(VENV)/developed
 	$(BIN)/python benchmarks/gain.py
 	$(BIN)/python benchmarks/trace_cost.py
 	$(BIN)/python benchmarks/speed.py --write
+	$(BIN)/python benchmarks/publisher.py --write
 
 fuzz: $(VENV)/installed
 	@$(BIN)/pvlock fuzz --operations 10000000 --jobs 2 $(FUZZ)

@@ -64,16 +64,17 @@ int scheduled_out(struct sched_switch *args)
 
 /*
  * Whoever could have gone on has state 0 (TASK_RUNNING), or was preempted on its way to sleep. The
- * argument prev_state is not asked: before Linux 6.14 it is not 0 for a thread that was about to
- * sleep and stayed runnable because of a signal.
+ * argument prev_state is not asked: it need not be 0 for a thread that was about to sleep and stayed
+ * runnable because of a signal. The 0 of a thread that sleeps is written, though it is there already
+ * unless the switch that put the thread on its CPU was not traced.
  */
 SEC("tp_btf/sched_switch")
 int preempted(struct sched_switch *args)
 {
 	int owner = vmm;
 
-	if (args->prev->tgid == owner && (args->preempt || args->prev->__state == 0))
-		publish(args->prev, 1);
+	if (args->prev->tgid == owner)
+		publish(args->prev, args->preempt || args->prev->__state == 0);
 	if (args->next->tgid == owner)
 		publish(args->next, 0);
 	return 0;

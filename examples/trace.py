@@ -12,14 +12,11 @@ with Machine(3, 2, pvlock=False, slice_ns=50_000, trap_wfe=False, trace=True,
     events = machine.events()
 
 rows = list(zip(events.time, events.vcpu, events.kind, events.object, strict=True))
-owner = None
-for place, (_, vcpu, kind, _) in enumerate(rows):
-    if kind == Kind.ACQUIRED:
-        owner = vcpu
-    elif kind == Kind.RELEASED:
-        owner = None
-    elif kind == Kind.PREEMPTED and vcpu == owner:
-        break
+owner, place = None, 0
+while not (rows[place][2] == Kind.PREEMPTED and rows[place][1] == owner):
+    if rows[place][2] in (Kind.ACQUIRED, Kind.RELEASED):
+        owner = rows[place][1] if rows[place][2] == Kind.ACQUIRED else None
+    place += 1
 print(f"{len(events):,} events on {events.pcpus} CPUs; VCPU {owner} is preempted with the lock:")
 for time, vcpu, kind, where in rows[place - 3 : place + 9]:
     what = events.name_of(where) if kind >= Kind.CONTENDED else f"CPU {where}"

@@ -132,7 +132,8 @@ def permitted(changes: list[tuple[int, int, int]], from_ns: int, to_ns: int, val
     first = bisect.bisect_left(changes, from_ns - CLOCK_NS, key=lambda change: change[1]) - 1
     if first < 0:
         return True  # before the first record of this thread
-    for before_ns, _, flag in changes[first:]:
+    for index in range(first, len(changes)):
+        before_ns, _, flag = changes[index]
         if before_ns > to_ns + CLOCK_NS:
             return False
         if flag == value:

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from pvlock import Machine, Policy, abi
+from pvlock import Machine, Policy, SystemEvent, abi
 from pvlock.attribute import DeviceAttr, get_attr, has_attr, set_attr
 from pvlock.conformance import Outcome, Verdict, run, runner, schedule, userspace
-from pvlock.conformance.cases import Case, guest_cases, select
+from pvlock.conformance.cases import Case, binary, guest_cases, select
 from pvlock.conformance.outcome import RUN, Judgement, in_profile, judge
 from pvlock.conformance.runner import MakeMachine
+from pvlock.conformance.tap import parse
 from pvlock.engines.emulator.engine import EmulatorEngine
 from pvlock.errors import ConfigError, MemoryAccessError
 from pvlock.memory import GuestMemory, MemorySlot
@@ -168,6 +169,29 @@ def test_overcommitment_is_observed_or_not() -> None:
         assert found[name].verdict is Verdict.SKIPPED
         assert found[name].reason.startswith("not observed: ")
     assert found["running-reads-0"].verdict is Verdict.OK
+
+
+@pytest.mark.parametrize("pv_time", [True, False])
+def test_a_flag_that_is_never_set(pv_time: bool) -> None:
+    """Also where nobody promised that the host stops VCPUs in one way only (strict)."""
+
+    class Silent(Machine):
+        def publish(self, vcpu: int) -> None:
+            pass
+
+    with Silent(4, 2, bootargs="cases=preempted-reads-1 observe=20") as machine:
+        machine.stolen_time.enabled = pv_time
+        machine.load(binary("Image"))
+        assert machine.run(1_000_000_000) is SystemEvent.OFF
+        (found,) = parse(machine.console.text).outcomes
+    assert (found.verdict, found.reason) == (
+        Verdict.FAILED,
+        "most VCPUs that stood still had a flag of 0",
+    )
+    assert found.evidence["stops-flagged"] == 0
+    proven = found.evidence.get("stops-not-flagged-but-waiting-for-a-cpu", 0)
+    assert isinstance(proven, int)
+    assert (proven > 0) is pv_time
 
 
 def test_one_vcpu() -> None:

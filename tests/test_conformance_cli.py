@@ -118,6 +118,24 @@ def test_parse_a_file_and_standard_input(log: Path) -> None:
     assert check("--parse", str(log), "--present", "--profile", "pvlock")[0] == 0
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_hypervisor_without_pvlock(profile: str) -> None:
+    """One that speaks SMCCC 1.1 and has PV time: absent is a correct answer, and much is judged."""
+    with Machine(2, 1, pvlock=False, bootargs="observe=10") as machine:
+        machine.load(binary("Image"))
+        assert machine.run(2_000_000_000) is SystemEvent.OFF
+        text = machine.console.text.encode()
+    status, out, err = check("--parse", "-", "--profile", profile, "--format", "json", given=text)
+    facts = json.loads(out)
+    assert (status, facts["conforms"]) == (0, True)
+    assert "absent (ARCH_FEATURES knows no PV_LOCK_FEATURES)" in facts["subject"]
+    assert facts["counts"]["ok"] >= 11
+    assert err.endswith("pvlock: PV-lock was not offered, which is a correct answer too\n")
+    assert "PV-lock was not offered: interface absent" in refused(
+        "--parse", "-", "--present", given=text
+    )
+
+
 def test_the_profile_decides(log: Path, tmp_path: Path) -> None:
     """A failure of a [pvlock] clause is shown, and does not count in the others."""
     text = log.read_text()

@@ -88,7 +88,7 @@ def pattern(expected: str) -> re.Pattern[str]:
     return re.compile("".join(r"(?:.*\n)*?" if x == "..." else re.escape(x) + "\n" for x in lines))
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/tutorial.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/tutorial.md", "docs/explain.md"])
 def test_what_is_shown_is_what_happens(
     name: str, tmp_path: Path, environment: dict[str, str]
 ) -> None:

@@ -232,3 +232,19 @@ def test_random_bytes(data: bytes, prefix: bytes) -> None:
 @given(st.tuples(*[st.integers(0, 2**64 - 1)] * 6), st.integers(0, 2**32 - 1))
 def test_hostile_program_headers(fields: tuple[int, ...], kind: int) -> None:
     try_all(elf([phdr(RAM), PHDR.pack(kind % 4, 5, *fields)]))
+
+
+def efi_image(stated: int) -> bytes:
+    """A Linux Image whose EFI header says that its one section ends at `stated`."""
+    header = struct.pack("<2s2xIQQQ24s4sI", b"MZ", 0, 0, 0x10000, 0b1010, b"", b"ARM\x64", 64)
+    pe = struct.pack("<4sHH12xHH", b"PE\0\0", 0xAA64, 1, 8, 0) + bytes(8)
+    section = struct.pack("<8s8xII16x", b".text", stated - 512, 512)
+    return (header + pe + section).ljust(4096, b"\0")
+
+
+def test_a_linux_image_is_as_long_as_its_efi_header_says() -> None:
+    assert parse(efi_image(4096), "Image").kind is Kind.LINUX
+    with pytest.raises(ImageError, match="Image: is cut off: 4096 bytes of 4097"):
+        parse(efi_image(4097), "Image")
+    with pytest.raises(ImageError, match="Image: is cut off within its header"):
+        parse(efi_image(4096)[:90], "Image")

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import pytest
 
-from pvlock import __version__
+from pvlock import __version__, cli_lab
 from pvlock.errors import LabError
 from pvlock.lab import apt, cpio, files, host, image, payload, recipe, relay, tools
 from test_cli import ENVIRONMENT, PVLOCK, Done, complaint
@@ -336,6 +336,15 @@ def test_files_of_the_user_go_in(tmp_path: Path) -> None:
     assert not any("pycache" in name for name in found)
 
 
+@pytest.mark.parametrize(
+    ("destination", "place"),
+    [("", "root/x"), (":", "root/x"), (":/a/b", "a/b"), (":/a/", "a/x"), (":/", "x")],
+)
+def test_where_files_of_the_user_go(tmp_path: Path, destination: str, place: str) -> None:
+    (tmp_path / "x").touch()
+    assert cli_lab._added(f"{tmp_path / 'x'}{destination}") == (tmp_path / "x", place)
+
+
 def test_kept_bytecode_goes_in(tmp_path: Path) -> None:
     for folder in ("usr/lib", ".new.other/usr/lib"):
         (tmp_path / folder).mkdir(parents=True)
@@ -540,7 +549,7 @@ def real() -> None:
 
 
 FACTS = """
-import ctypes, fcntl, json, os, resource, sys
+import ctypes, fcntl, json, os, pwd, resource, subprocess, sys
 system = os.open("/dev/kvm", os.O_RDWR)
 vm = fcntl.ioctl(system, 0xAE01, 0)
 image = open("/guest/Image", "rb").read(64)
@@ -555,6 +564,8 @@ facts = {
     "tracing": os.path.exists("/sys/kernel/tracing/trace_pipe"),
     "memlock": resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY,
     "uid": os.getuid(),
+    "user": pwd.getpwuid(0).pw_name,
+    "shell": subprocess.run("exit 3", shell=True).returncode,
     "cpus": os.cpu_count(),
     "arguments": sys.argv[1:],
     "input": sys.stdin.read(),
@@ -592,7 +603,8 @@ def test_a_command_in_the_lab(facts: tuple[Done, Path]) -> None:
     assert found.pop("descriptors") == [0, 1, 2, 3, 4, 5]
     assert found == {
         "machine": "aarch64", "kvm": 12, "vm": True, "image": "ARMd", "libbpf": True, "btf": True,
-        "tracing": True, "memlock": True, "uid": 0, "cpus": 3,
+        "tracing": True, "memlock": True, "uid": 0, "user": "root",
+        "shell": 3, "cpus": 3,
         "arguments": ["a b", "$HOME", "", "--cpus"], "input": "line 1\nline 2",
     }  # fmt: skip
 
@@ -621,13 +633,19 @@ class Session:
 
     def expect(self, words: bytes) -> None:
         """Wait for `words`, and drop the output up to them."""
-        deadline = time.monotonic() + 2 * PATIENCE_S
+        assert self.seen(words, PATIENCE_S), f"no {words!r} in {self.text!r}"
+        self.text = self.text.partition(words)[2]
+
+    def seen(self, words: bytes, seconds: float) -> bool:
+        """Return whether `words` come in time."""
+        deadline = time.monotonic() + seconds
         while words not in self.text:
-            ready, _, _ = select.select([self._leader], [], [], deadline - time.monotonic())
-            assert ready, f"no {words!r} in {self.text!r}"
+            left = max(deadline - time.monotonic(), 0)
+            if not select.select([self._leader], [], [], left)[0]:
+                return False
             # QEMU leaves it to the terminal to add carriage returns to those that are there.
             self.text += os.read(self._leader, 1000).replace(b"\r", b"")
-        self.text = self.text.partition(words)[2]
+        return True
 
     def type(self, keys: bytes) -> None:
         os.write(self._leader, keys)
@@ -657,22 +675,36 @@ def session() -> Iterator[Callable[[list[str]], Session]]:
         yield start
 
 
+def interrupt(shell: Session) -> None:
+    """Start a program that answers, so that it surely has the terminal, and interrupt it."""
+    shell.type(b"sed s/^/answer-/\r")
+    for _ in range(PATIENCE_S):
+        # What is typed before it has the terminal may be lost: the shell has read it.
+        shell.type(b"x\r")
+        if shell.seen(b"answer-x", 1):
+            break
+    shell.expect(b"answer-x")
+    shell.type(b"\x03")
+    shell.expect(b"# ")
+
+
 def test_a_command_with_a_terminal(real: None, session: Callable[[list[str]], Session]) -> None:
     shell = session([*PVLOCK, "lab", "--exec", "--", "sh"])
     shell.expect(b"# ")
     shell.type(b"stty size; pvlock --version\r")
     shell.expect(b"\n33 99\n")
     shell.expect(f"pvlock, version {__version__}\n".encode())
-    shell.type(b"echo sleeping; sleep 1000\r")
-    shell.expect(b"\nsleeping\n")
-    shell.type(b"\x03")
-    shell.expect(b"# ")
+    interrupt(shell)
     shell.type(b"exit 5\r")
     assert shell.end() == 5
 
 
 def test_ctrl_c_and_escape_end_the_lab(real: None, session: Callable[[list[str]], Session]) -> None:
-    early = session([*PVLOCK, "lab", "--verbose", "--exec", "--", "cat"])
+    early = session([*PVLOCK, "lab", "--exec", "--", "cat"])
+    deadline = time.monotonic() + PATIENCE_S
+    while not children(early.process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     early.type(b"\x03")
     assert early.end() == 130
     deaf = session([*PVLOCK, "lab", "--exec", "--", "sh", "-c", "trap '' INT; echo up; cat"])
@@ -730,13 +762,11 @@ def test_the_guests_kernel_and_initrd(
     guest = session([
         "qemu-system-aarch64", "-M", "virt,gic-version=3", "-cpu", "cortex-a76", "-smp", "2",
         "-m", "512M", "-kernel", str(made.kernel), "-initrd", str(facts[1] / "initrd"),
-        "-append", "console=ttyAMA0 quiet", "-nodefaults", "-nographic", "-serial", "stdio",
+        "-append", "console=ttyAMA0 quiet", "-nodefaults", "-nographic",
+        "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
     ])  # fmt: skip
     guest.expect(b"# ")
-    guest.type(b"sleep 1000\r")
-    guest.expect(b"sleep 1000\n")
-    guest.type(b"\x03")
-    guest.expect(b"# ")
+    interrupt(guest)
     guest.type(b"echo 0 > /sys/devices/system/cpu/cpu1/online; nproc\r")
     guest.expect(b"nproc\n1\n")
     guest.type(b"echo 1 > /sys/devices/system/cpu/cpu1/online; nproc\r")

@@ -111,13 +111,13 @@ def table() -> str:
         "(`tests/mutants/`). Every case in the last column fails on its hypervisor, and passes on "
         "the right one: `tests/test_mutants.py` runs them all. Other cases can fail too.",
         "",
-        "| clause | what is wrong | caught by |",
-        "|---|---|---|",
+        "| clause | what is wrong | its name | caught by |",
+        "|---|---|---|---|",
     ]
     for mutant in sorted(MUTANTS.values(), key=lambda m: [int(n) for n in m.clause.split(".")]):
         policy = " (policy `preempted`)" if mutant.policy is Policy.PREEMPTED else ""
         cases = ", ".join(f"`{case}`" for case in mutant.caught_by)
-        lines.append(f"| {mutant.clause} | {mutant.what} | {cases}{policy} |")
+        lines.append(f"| {mutant.clause} | {mutant.what} | {mutant.name} | {cases}{policy} |")
     return "\n".join([*lines, ""])
 
 

@@ -193,7 +193,7 @@ def test_a_worker_that_dies_fails_its_cell_only(
     killer = assemble(f".inst {ABORTS_UNICORN:#x}")
     known = workload.image_of
     monkeypatch.setattr(
-        workload, "image_of", lambda name: killer if name == "killer" else known(name)
+        workload, "image_of", lambda name, _=False: killer if name == "killer" else known(name)
     )
     cells = [replace(CELL, guest=guest) for guest in ("killer", "idle")]
     died, fine = carried_out(cells, Cache(tmp_path), LocalExecutor(2))

@@ -26,14 +26,24 @@ A, B = 0xFFFF_8000_1234_5678, 0x1000
 
 def events_of(rows: list[tuple[int, int, int, int, int, int]], vcpus: int = 4) -> Events:
     """Return a table of (time, vcpu, kind, object, other, flags)."""
-    columns = list(zip(*rows, strict=True)) or [()] * 6
-    kinds = (np.int64, np.int32, np.uint8, np.uint64, np.int32, np.uint8)
+    time, vcpu, kind, object_, other, flags = list(zip(*rows, strict=True)) or [()] * 6
     return Events(
-        *(np.array(column, kind) for column, kind in zip(columns, kinds, strict=True)),  # type: ignore[arg-type]
-        vcpus=vcpus, pcpus=2, start=0, end=max([row[0] for row in rows], default=0) + 10,
-        names={A: "outer", B: "inner"}, dropped=(0,) * vcpus, rejected=(1,) * vcpus, skew_ns=5,
+        time=np.array(time, np.int64),
+        vcpu=np.array(vcpu, np.int32),
+        kind=np.array(kind, np.uint8),
+        object=np.array(object_, np.uint64),
+        other=np.array(other, np.int32),
+        flags=np.array(flags, np.uint8),
+        vcpus=vcpus,
+        pcpus=2,
+        start=0,
+        end=max([row[0] for row in rows], default=0) + 10,
+        names={A: "outer", B: "inner"},
+        dropped=(0,) * vcpus,
+        rejected=(1,) * vcpus,
+        skew_ns=5,
         settings={"guest": "test", "pvlock": True, "seed": 7, "ratio": 0.5, "none": None},
-    )  # fmt: skip
+    )
 
 
 def equal(left: Events, right: Events) -> bool:
@@ -84,7 +94,8 @@ def test_many_parts_come_back() -> None:
     events = replace(
         events_of([]),
         time=rows * 3, vcpu=(rows % 4).astype(np.int32),
-        kind=np.full(count, Kind.ACQUIRED, np.uint8), object=(rows % 5).astype(np.uint64) << 60,
+        kind=np.full(count, Kind.ACQUIRED, np.uint8),
+        object=np.array(rows % 5, np.uint64) << np.uint64(60),
         other=np.full(count, -1, np.int32), flags=np.zeros(count, np.uint8), end=count * 3,
     )  # fmt: skip
     parts = list(table.parts(events))
@@ -141,7 +152,7 @@ class Timeline:
             assert packet.trusted_packet_sequence_id == 1
             before = packet.timestamp
             event = packet.track_event
-            path = []
+            path: list[str] = []
             at = event.track_uuid
             while at:
                 path.insert(0, own[at])

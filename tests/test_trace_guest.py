@@ -5,7 +5,6 @@ import itertools
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import build_native
@@ -22,8 +21,7 @@ LOCK = 0x1000
 OUT = (Kind.PREEMPTED, Kind.BLOCKED, Kind.OFF)
 SETTINGS = Settings(duration_ns=5_000_000, slice_ns=500_000, engine="emulator")
 
-Row = tuple[int, int, int, int, int, int]
-Build = Callable[[], Path]
+Row = tuple[int, int, int, int, int]
 
 
 @pytest.fixture(scope="module")

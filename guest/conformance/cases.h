@@ -26,6 +26,7 @@ enum need {
 	OVERCOMMIT = 1 << 12,	/* more VCPUs than CPUs */
 	STALE = 1 << 13,	/* the structures hold something when the guest first asks for them */
 	LSE = 1 << 14,		/* the CPU has LSE atomics */
+	PARALLEL = 1 << 16,	/* two VCPUs run at the same time, and can be watched doing so */
 	BLOCKS = 1 << 15,	/* a VCPU that waits in WFI leaves its CPU */
 };
 
@@ -40,7 +41,7 @@ CASE("3.5", "series", "arch-features", PVLOCK, arch_features,                   
      "ARCH_FEATURES(PV_LOCK_FEATURES) is SUCCESS")                                                \
 CASE("3.5", "series", "arch-features-unset", UNSET, arch_features,                                \
      "it is SUCCESS also while the VCPU has no address")                                          \
-CASE("3.6", "DEN0028", "arch-features-itself", SMCCC, arch_features_itself,                       \
+CASE("3.6", "pvlock", "arch-features-itself", SMCCC, arch_features_itself,                        \
      "ARCH_FEATURES of SMCCC_VERSION and of itself is SUCCESS")                                   \
 CASE("3.6", "DEN0028", "arch-features-others", SMCCC, arch_features_others,                       \
      "ARCH_FEATURES of calls that nobody has defined is NOT_SUPPORTED")                           \
@@ -71,7 +72,7 @@ CASE("3.10", "DEN0028", "uid-call", SMCCC, uid_call,                            
 CASE("1.3", "pvlock", "uid", PVLOCK, uid,                                                         \
      "the hypervisor's UID is pvlock's")                                                          \
 CASE("3.11", "pvlock", "off-calls", ABSENT, off_calls,                                            \
-     "on a pvlock machine without PV-lock its calls are NOT_SUPPORTED")                           \
+     "where PV-lock is off its calls are NOT_SUPPORTED")                                          \
 CASE("4.3", "pvlock", "second-way-in", NODE, second_way_in,                                       \
      "with a PV-lock node in the device tree, PV_LOCK_FEATURES may be called at once")            \
 CASE("3.8", "document", "address", PVLOCK, address,                                               \
@@ -112,7 +113,7 @@ CASE("6.4", "pvlock", "blocked-sparing", PVLOCK | SMP | GIC | SPARING, blocked_s
      "under preempted a VCPU that waits in WFI reads 0")                                          \
 CASE("6.1", "document", "first-instruction", PVLOCK | SMP, first_instruction,                     \
      "a VCPU that comes on again reads 0 by its first load")                                      \
-CASE("6.1", "document", "running-reads-0", PVLOCK | SMP, running_reads_0,                         \
+CASE("6.1", "document", "running-reads-0", PVLOCK | SMP | PARALLEL, running_reads_0,              \
      "no VCPU whose heartbeat advances reads 1 in 5 consecutive samples")                         \
 CASE("6.1", "document", "preempted-reads-1", PVLOCK | SMP | OVERCOMMIT, preempted_reads_1,        \
      "a VCPU that wants to run and stands still reads 1")                                         \
@@ -178,6 +179,7 @@ struct survey {
 	u64 off;		/* the flag once the VCPU was off */
 	u64 first_flag;		/* by its first load when it came on again */
 	u64 address_on_again, after_on_again;
+	const u64 *time;	/* its stolen time in ns; NULL: there is none */
 };
 extern struct survey surveys[MAX_CPUS];
 extern enum policy policy;

@@ -2,7 +2,7 @@
 /*
  * Which cases run, and what is said about them: TAP 14, a line a case, evidence below it in YAML.
  * Boot arguments: cases=GLOB,!GLOB,... profile=document|series|pvlock policy=scheduled-out|preempted
- * observe=MS strict=1 watch=NS.
+ * observe=MS strict=1 watch=NS probe=1.
  */
 #include "harness.h"
 #include "cases.h"

@@ -129,6 +129,11 @@ static void on_each(struct cpu *me)
 
 	asm("mrs %0, mpidr_el1" : "=r"(s->mpidr));
 	s->came_up = true;
+	if (found.time) {
+		u64 time = call(PV_TIME_ST, 0);
+
+		s->time = readable(time) ? (const u64 *)time + 1 : NULL;
+	}
 	if (found.state != STATE_PRESENT)
 		return;
 	if (s->predicted)

@@ -3,7 +3,6 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,6 @@ from pvlock.errors import ImageError, PvlockError
 
 if TYPE_CHECKING:
     from pvlock.boot import Output
-    from pvlock.machine import Machine
     from pvlock.workload import Settings
 
 LIMIT_NS = 100_000_000
@@ -30,6 +28,7 @@ def run_file(
     from pvlock import boot, image, report
     from pvlock import initrd as archive
     from pvlock.machine import Machine
+    from pvlock.terminal import Terminal
 
     guest = image.parse(_read(settings.guest), settings.guest)
     linux = guest.kind is image.Kind.LINUX
@@ -41,11 +40,12 @@ def run_file(
     files = TraceFiles(trace_to, [""]) if trace_to else None
     console = sys.stderr.buffer if json_to == "-" else sys.stdout.buffer
 
+    terminal = Terminal(console)
+
     def output(data: bytes) -> None:
-        console.write(data)
-        # A prompt has no line end; the bytes of a line come one by one.
-        if linux or data.endswith(b"\n"):
-            console.flush()
+        terminal.output(data)
+        if not linux and data.endswith(b"\n"):
+            terminal.flush()
 
     def create(output: "Output") -> Machine:
         return Machine(
@@ -61,15 +61,8 @@ def run_file(
             facts = asdict(settings) | {"pvlock": pvlock}
             files.write("", machine.events(**facts), sys.stderr)
 
-    @contextlib.contextmanager
-    def attach(machine: Machine) -> Iterator[None]:
-        from pvlock import terminal
-
-        if not linux:
-            yield
-            return
-        with terminal.attached(machine.console.receive):
-            yield
+    def attach(machine: Machine) -> contextlib.AbstractContextManager[None]:
+        return terminal.attached(machine.console.receive) if linux else contextlib.nullcontext()
 
     with json_writer(json_to) as write:
         try:
@@ -78,7 +71,7 @@ def run_file(
                 reboot=reboot, attach=attach, finished=finished,
             )  # fmt: skip
         finally:
-            console.flush()
+            terminal.flush()
         if event is None:
             limit = (limit_ns or 0) / 1e6
             raise PvlockError(f"{settings.guest}: still running after {limit:g} ms (--duration)")

@@ -24,9 +24,14 @@ _FILE = click.Path(path_type=Path)
 @click.argument("other", type=_FILE, required=False)
 @click.option("--lock", metavar="NAME|ADDRESS", help="Only the waits for this lock.")
 @click.option(
-    "--top", type=click.IntRange(1, 1000), default=5, show_default=True, help="Rows of each list."
+    "--top", type=click.IntRange(1, 1000), default=4, show_default=True, help="Rows of each list."
 )
-@click.option("--figure", type=_FILE, metavar="FILE", help="Draw the timeline (.png, .svg).")
+@click.option(
+    "--figure",
+    type=_FILE,
+    metavar="FILE",
+    help="Draw the timeline (.png, .svg): 50 ms of it at most.",
+)
 @click.option("--json", "json_to", metavar="FILE|-", help="Write the findings as JSON.")
 def explain(
     trace: Path, other: Path | None, lock: str | None, top: int, figure: Path | None,
@@ -38,8 +43,6 @@ def explain(
     """
     for module in ("numpy", "perfetto"):
         load_extra(module, "trace", "pvlock explain")
-    if other and figure:
-        raise click.UsageError("--figure draws one trace")
     from rich.console import Console
 
     from pvlock import report
@@ -62,7 +65,7 @@ def explain(
     else:
         _show(console, found[0], top)
     if figure:
-        timeline.draw(figure, found[0])
+        timeline.draw(figure, found)
         print(f"pvlock: wrote {figure}", file=sys.stderr)
 
 

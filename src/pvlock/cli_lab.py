@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from pvlock.errors import ConfigError
+from pvlock.errors import ConfigError, LabError
 
 _FILE = click.Path(path_type=Path)
 _TERMINATED = 128 + signal.SIGTERM
@@ -105,6 +105,7 @@ def lab(
     source = None if sys.stdin is None else 0
     terminal = source is not None and os.isatty(0) and os.isatty(1)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_one_line_errors())
         stack.enter_context(_ended_by_sigterm())
         archive, brought, compiled = (
             stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)
@@ -139,7 +140,9 @@ def _added(text: str) -> tuple[Path, str]:
     path, _, destination = text.partition(":")
     if not Path(path).exists():
         raise ConfigError(f"--add {path}: no such file or folder")
-    return Path(path), (destination or f"root/{Path(path).resolve().name}").strip("/")
+    if not destination.strip("/") or destination.endswith("/"):
+        destination += ("" if destination else "root/") + Path(path).resolve().name
+    return Path(path), destination.strip("/")
 
 
 def _environment(terminal: bool) -> dict[str, str]:
@@ -160,6 +163,17 @@ def _to(fd: int) -> Callable[[bytes], object]:
             rest = rest[os.write(fd, rest) :]
 
     return write
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Report what the system refuses, a full disk above all, as any other error."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise LabError(f"the lab: {error}") from error
 
 
 @contextlib.contextmanager

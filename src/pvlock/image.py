@@ -27,6 +27,11 @@ _LINUX_BIG_ENDIAN = 1
 # Kernels before v3.17 leave image_size 0, and their text_offset is of unknown endianness.
 _LINUX_OLD_TEXT_OFFSET = 0x8_0000
 
+# An Image is an EFI application too, and only that header says how long the file is.
+_PE_OFFSET = 60
+_PE_HEADER = struct.Struct("<4sHH12xHH")
+_PE_SECTION = struct.Struct("<8s8xII16x")
+
 _PROGRAM_HEADER_SIZE = 56
 # As in Linux's own loader: the table may take 64 KiB, which bounds the work a hostile file causes.
 _PROGRAM_HEADERS_MAX = 0x1_0000 // _PROGRAM_HEADER_SIZE
@@ -167,8 +172,26 @@ def _parse_linux(data: bytes, name: str) -> Image:
         text_offset = _LINUX_OLD_TEXT_OFFSET
     elif flags & _LINUX_BIG_ENDIAN:
         raise ImageError(f"{name}: a big-endian Linux Image; only little-endian guests run")
+    if data.startswith(b"MZ"):
+        _check_whole(data, name)
     segment = Segment(text_offset, data, max(image_size, len(data)))
     return Image(name, Kind.LINUX, text_offset, (segment,), _LINUX_ALIGNMENT)
+
+
+def _check_whole(data: bytes, name: str) -> None:
+    """Refuse an Image that ends before its own EFI header says; one without is believed."""
+    try:
+        (at,) = struct.unpack_from("<I", data, _PE_OFFSET)
+        magic, _, sections, optional, _ = _PE_HEADER.unpack_from(data, at)
+        if magic != b"PE\0\0":
+            return
+        at += _PE_HEADER.size + optional
+        for section in range(sections):
+            _, size, offset = _PE_SECTION.unpack_from(data, at + section * _PE_SECTION.size)
+            if offset + size > len(data):
+                raise ImageError(f"{name}: is cut off: {len(data)} bytes of {offset + size}")
+    except struct.error:
+        raise ImageError(f"{name}: is cut off within its header") from None
 
 
 def _parse_elf(data: bytes, name: str) -> Image:

@@ -21,6 +21,7 @@ from pvlock.engines.contract import (
     Interrupting,
     Placement,
     Recording,
+    Showing,
     Switch,
     SystemEvent,
     Usage,
@@ -167,6 +168,8 @@ class Machine:
             raise
         if isinstance(self.engine, Interrupting):
             self.console.line = functools.partial(self.engine.set_line, memory_map.UART_INTERRUPT)
+        if isinstance(self.engine, Showing):
+            self.console.show = functools.partial(self.engine.show, memory_map.UART_BASE)
         self.vcpus = [Vcpu(self, index) for index in range(vcpus)]
         try:
             if recorder:

@@ -20,6 +20,9 @@ _RECEIVED: Final = 1 << 4
 _SENT: Final = 1 << 5
 _TIMEOUT: Final = 1 << 6
 _WORD: Final = 0xFFFF_FFFF
+_PAGE: Final = 0x1000
+_MANY_LOOKS: Final = 16
+"""Reads of FR in a row that are worth a page which the guest reads by itself."""
 
 
 class Console:
@@ -28,6 +31,9 @@ class Console:
     `text` is all that it sent, at most `limit` bytes. `line` is told when the interrupt line goes
     up or down. The transmit FIFO is always empty, so its interrupt is raised whenever it is not
     masked; no guest has to wait for it.
+
+    `show` gets all registers as a page, once the guest looks again and again whether it may send,
+    and None as soon as a read would have an effect or another answer.
     """
 
     def __init__(
@@ -35,15 +41,19 @@ class Console:
         output: Callable[[bytes], None] | None = None,
         limit: int = 1 << 20,
         line: Callable[[bool], None] | None = None,
+        show: Callable[[bytes | None], None] | None = None,
     ) -> None:
         """Send bytes to `output` as they come; remember the first `limit` of them."""
         self.line = line
+        self.show = show
         self._output = output
         self._limit = limit
         self._sent = bytearray()
         self._received: deque[int] = deque()
         self._registers: dict[int, int] = {}
         self._level = False
+        self._looks = 0
+        self._shown = False
         # Whoever types does so in a thread of his own.
         self._lock = threading.Lock()
 
@@ -56,11 +66,17 @@ class Console:
         """Give the guest `data`, as if it had been typed."""
         with self._lock:
             self._received.extend(data)
+            self._hide()
             self._update()
 
     def read(self, offset: int, size: int) -> int:
         """Read the register at byte `offset`."""
         with self._lock:
+            self._looks = self._looks + 1 if offset == FR else 0
+            if self._looks == _MANY_LOOKS and self.show is not None and not self._received:
+                self._shown = True
+                words = (self._read(register) for register in range(0, _PAGE, 4))
+                self.show(b"".join(word.to_bytes(4, "little") for word in words))
             return self._read(offset & ~3)
 
     def _read(self, register: int) -> int:
@@ -86,8 +102,10 @@ class Console:
             self._send(value & 0xFF)
             return
         with self._lock:
-            self._registers[offset & ~3] = value & _WORD
-            self._update()
+            if self._registers.get(offset & ~3, 0) != value & _WORD:
+                self._registers[offset & ~3] = value & _WORD
+                self._hide()
+                self._update()
 
     def _send(self, byte: int) -> None:
         data = bytes([byte])
@@ -95,6 +113,12 @@ class Console:
             self._sent += data
         if self._output is not None:
             self._output(data)
+
+    def _hide(self) -> None:
+        self._looks = 0
+        if self._shown and self.show is not None:
+            self._shown = False
+            self.show(None)
 
     def _raised(self) -> int:
         # What is received stays raised until it is read, so ICR has nothing to clear.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Standard input for a guest's console: typed bytes go to it, as they are typed."""
+"""The user's end of a guest's console: the standard input, and where the output goes."""
 
 import contextlib
 import os
@@ -10,9 +10,11 @@ import termios
 import threading
 import tty
 from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 ESCAPE = b"\x01"  # Ctrl-A
 END = b"x"
+_SHOW_SECONDS = 0.02
 
 
 class _Escapes:
@@ -38,55 +40,81 @@ class _Escapes:
         return bytes(out), False
 
 
-@contextlib.contextmanager
-def attached(receive: Callable[[bytes], None]) -> Iterator[None]:
-    """Give what arrives on the standard input to `receive`, until the block ends.
+class Terminal:
+    """What a guest prints goes to `screen`; what is typed goes to the guest.
 
-    A terminal is raw meanwhile: Ctrl-C goes to the guest, and Ctrl-A x is this process's Ctrl-C.
-    The end of the input ends nothing.
+    A guest sends its bytes one by one, so they are shown a few times a second less often than that:
+    at least every 20 ms.
     """
-    if sys.stdin is None or sys.stdin.closed:
-        yield
-        return
-    fd = sys.stdin.fileno()
-    stop, wake = os.pipe()
-    escapes = _Escapes() if os.isatty(fd) else None
-    thread = threading.Thread(
-        target=_pump, args=(fd, stop, receive, escapes), name="pvlock-input", daemon=True
-    )
-    with _raw(fd):
-        thread.start()
-        try:
-            yield
-        finally:
-            os.close(wake)
-            thread.join()
-            os.close(stop)
+
+    def __init__(self, screen: BinaryIO) -> None:
+        """Write to `screen`, a buffered binary stream."""
+        self._screen = screen
+        self._lock = threading.Lock()
+
+    def output(self, data: bytes) -> None:
+        """Take bytes from the guest."""
+        with self._lock:
+            self._screen.write(data)
+
+    def flush(self) -> None:
+        """Show what was taken."""
+        with self._lock:
+            self._screen.flush()
+
+    @contextlib.contextmanager
+    def attached(self, receive: Callable[[bytes], None]) -> Iterator[None]:
+        """Give what arrives on the standard input to `receive`, until the block ends.
+
+        A terminal is raw meanwhile: Ctrl-C goes to the guest, and Ctrl-A x is this process's
+        Ctrl-C. The end of the input ends nothing.
+        """
+        fd = None if sys.stdin is None or sys.stdin.closed else sys.stdin.fileno()
+        stop, wake = os.pipe()
+        thread = threading.Thread(
+            target=self._pump, args=(fd, stop, receive), name="pvlock-terminal", daemon=True
+        )
+        with _raw(fd):
+            thread.start()
+            try:
+                yield
+            finally:
+                os.close(wake)
+                thread.join()
+                os.close(stop)
+                self.flush()
+
+    def _pump(self, fd: int | None, stop: int, receive: Callable[[bytes], None]) -> None:
+        escapes = _Escapes() if fd is not None and os.isatty(fd) else None
+        while True:
+            watched = [stop] if fd is None else [stop, fd]
+            ready, _, _ = select.select(watched, [], [], _SHOW_SECONDS)
+            with contextlib.suppress(OSError, ValueError):  # the screen is gone: run() will notice
+                self.flush()
+            if stop in ready:
+                return
+            if fd in ready:
+                data = _read(fd)
+                if not data:
+                    fd = None
+                    continue
+                data, leave = escapes.take(data) if escapes else (data, False)
+                receive(data)
+                if leave:
+                    signal.raise_signal(signal.SIGINT)
+                    return
 
 
-def _pump(fd: int, stop: int, receive: Callable[[bytes], None], escapes: _Escapes | None) -> None:
-    while True:
-        ready, _, _ = select.select([fd, stop], [], [])
-        if stop in ready:
-            return
-        try:
-            data = os.read(fd, 4096)
-        except OSError:
-            return
-        if not data:
-            return
-        leave = False
-        if escapes is not None:
-            data, leave = escapes.take(data)
-        receive(data)
-        if leave:
-            signal.raise_signal(signal.SIGINT)
-            return
+def _read(fd: int) -> bytes:
+    try:
+        return os.read(fd, 4096)
+    except OSError:
+        return b""
 
 
 @contextlib.contextmanager
-def _raw(fd: int) -> Iterator[None]:
-    if not os.isatty(fd):
+def _raw(fd: int | None) -> Iterator[None]:
+    if fd is None or not os.isatty(fd):
         yield
         return
     before = termios.tcgetattr(fd)

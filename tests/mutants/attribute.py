@@ -7,7 +7,7 @@ from collections.abc import Callable
 from mutants.catalogue import Patch, mutant
 from pvlock import abi, attribute
 from pvlock.attribute import DeviceAttr, UserMemory
-from pvlock.machine import Machine
+from pvlock.machine import Machine, Vcpu
 from pvlock.region import PvLockRegion
 
 Check = Callable[[PvLockRegion, int, int], int]
@@ -93,7 +93,7 @@ def outside_memory(patch: Patch) -> None:
     set_checks(patch, unaligned, already_set, anothers)
 
 
-@mutant("5.9", "get reads 0 when no address is set", "attr-get-unset")
+@mutant("5.9", "get reads 0 when no address is set", "attr-unset")
 def get_0_when_unset(patch: Patch) -> None:
     get_attr = attribute.get_attr
 
@@ -161,3 +161,43 @@ def get_ignores_a_bad_pointer(patch: Patch) -> None:
         return 0 if error == -errno.EFAULT else error
 
     patch(attribute, "get_attr", changed)
+
+
+@mutant("5.7", "set accepts an address at the very end of a slot", "attr-slot-end")
+def end_of_slot(patch: Patch) -> None:
+    def beyond_the_end(region: PvLockRegion, _vcpu: int, ipa: int) -> int:
+        inside = region.memory.contains(ipa, 1) or region.memory.contains(ipa - 1, 1)
+        return 0 if inside else -errno.EINVAL
+
+    publish = Machine.publish
+
+    def changed(self: Machine, vcpu: int) -> None:
+        if not outside(self.pvlock, vcpu, self.pvlock.addresses[vcpu]):
+            publish(self, vcpu)
+
+    patch(Machine, "publish", changed)
+    set_checks(patch, unaligned, already_set, anothers, beyond_the_end)
+
+
+@mutant("9.1", "a VCPU that is started has no address any more", "attr-reset")
+def address_lost_at_start(patch: Patch) -> None:
+    start = Vcpu.start
+
+    def changed(self: Vcpu, entry: int, x0: int = 0) -> None:
+        self._machine.pvlock.addresses.pop(self.index, None)
+        start(self, entry, x0)
+
+    patch(Vcpu, "start", changed)
+
+
+@mutant("9.2", "set of all ones removes the address", "attr-stays")
+def all_ones_removes(patch: Patch) -> None:
+    set_attr = attribute.set_attr
+
+    def changed(region: PvLockRegion, vcpu: int, attr: DeviceAttr, user: UserMemory) -> int:
+        if not attribute.has_attr(region, attr) and user.read_u64(attr.addr) == abi.UNSET:
+            region.addresses.pop(vcpu, None)
+            return -errno.EINVAL
+        return set_attr(region, vcpu, attr, user)
+
+    patch(attribute, "set_attr", changed)

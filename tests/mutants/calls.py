@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from mutants.catalogue import Patch, mutant
-from pvlock import abi, fdt, machine
+from pvlock import abi, fdt
 from pvlock.engines.emulator.exits import Exits
 from pvlock.engines.emulator.psci import PowerOff, Psci
 from pvlock.engines.emulator.vcpu import EmulatedVcpu
@@ -134,8 +134,10 @@ def minus_one_in_32_bits(patch: Patch) -> None:
 
 @mutant("3.9", "an unknown ID is SUCCESS", "unknown-ids")
 def unknown_ids_succeed(patch: Patch) -> None:
-    known = (FEATURES, PREEMPTED, abi.PV_TIME_FEATURES, abi.PV_TIME_ST, abi.SMCCC_VERSION)
-    known += (abi.SMCCC_ARCH_FEATURES,)
+    known = {
+        *(FEATURES, PREEMPTED, abi.PV_TIME_FEATURES, abi.PV_TIME_ST),
+        *(abi.SMCCC_VERSION, abi.SMCCC_ARCH_FEATURES),
+    }
     answers(patch, lambda _c, _v, f, _a: None if f in known else 0)
 
 
@@ -268,7 +270,7 @@ def structures_far_apart(patch: Patch) -> None:
 @mutant("8.2", "the device tree says nothing of PV-lock", "node", "in-memory")
 def no_node(patch: Patch) -> None:
     build = fdt.build
-    patch(machine.fdt, "build", lambda board: build(replace(board, pvlock_base=None)))
+    patch(fdt, "build", lambda board: build(replace(board, pvlock_base=None)))
 
 
 # ---- a VCPU that goes off and on ----
@@ -306,14 +308,18 @@ def address_moves_at_off(patch: Patch) -> None:
     after_off(patch, lambda address: address + 2048)
 
 
-@mutant("9.3", "only the first PV_LOCK_PREEMPTED of a VCPU zeroes its structure", "called-again")
-def zeroed_once(patch: Patch) -> None:
-    zeroed: set[int] = set()
+@mutant("9.3", "a second PV_LOCK_PREEMPTED leaves a count of calls in the padding", "called-again")
+def second_call_not_zeroed(patch: Patch) -> None:
+    made: dict[int, int] = {}
 
     def answer(calls: Hypercalls, vcpu: int, function: int, _argument: int) -> int | None:
-        if function != PREEMPTED or vcpu not in zeroed:
-            zeroed.update([vcpu] if function == PREEMPTED else [])
+        ipa = calls.pvlock.ipa(vcpu)
+        if function != PREEMPTED or ipa is None:
             return None
-        return calls.pvlock.ipa(vcpu)
+        made[vcpu] = made.get(vcpu, 0) + 1
+        if made[vcpu] == 1:
+            return None
+        calls.pvlock.memory.write_u64(ipa + 8, made[vcpu], "mutant")
+        return ipa
 
     answers(patch, answer)

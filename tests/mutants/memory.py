@@ -42,7 +42,8 @@ def write(self: Exits, vcpu: EmulatedVcpu, data: bytes) -> None:
 def stored(vcpu: EmulatedVcpu) -> bytes:
     """What a plain store wants to write, as its syndrome says."""
     size, rt = 1 << (vcpu.state.esr >> 22 & 3), vcpu.state.esr >> 16 & 31
-    return (vcpu.x(rt) & (1 << 8 * size) - 1).to_bytes(size, "little")
+    value: int = vcpu.x(rt) & (1 << 8 * size) - 1
+    return value.to_bytes(size, "little")
 
 
 def aborts(patch: Patch, changed: Any) -> None:

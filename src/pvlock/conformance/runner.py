@@ -28,9 +28,11 @@ POISON = b"\xa5"
 _LIMIT_NS = 2_000_000_000
 _LIMIT_PER_VCPU_NS = 100_000_000
 _OBSERVE_MS = 20
+"""Enough for a known scheduler; a real one takes its time."""
+_OBSERVE_REAL_MS = 500
 _ALWAYS = frozenset({"SMCCC", "TIME", "LSE", "GIC"})
 """What a machine has whether PV-lock is on or off."""
-_FOUND_OUT = frozenset({"OVERCOMMIT", "STALE", "LSE", "BLOCKS"})
+_FOUND_OUT = frozenset({"OVERCOMMIT", "STALE", "LSE", "BLOCKS", "PARALLEL"})
 """Needs that only running the case can tell: where they are not claimed, it may be skipped."""
 
 
@@ -79,7 +81,7 @@ def run(
             found |= {o.case.name: o for o in result if o.case is not RUN}
     names = [case.name for case in chosen if case.name in of_user_space]
     if names:
-        make_vm = _vm_maker(make_machine, policy, max(vcpus, 2))
+        make_vm = _vm_maker(make_machine, policy, max(vcpus, 2), pcpus)
         found |= {outcome.case.name: outcome for outcome in userspace.check(make_vm, names)}
     for case in chosen:
         if case.name not in found:
@@ -93,9 +95,10 @@ def _plans(
     common = _ALWAYS | ({"SMP"} if vcpus > 1 else set())
     present = common | {"PVLOCK", "NODE", "STALE", "BLOCKS"}
     present |= {"LETTER"} if policy is Policy.SCHEDULED_OUT else {"SPARING"}
-    if vcpus > pcpus:
-        present |= {"OVERCOMMIT"}
-    arguments = f"observe={_OBSERVE_MS} strict={int(scripted)}"
+    present |= {"OVERCOMMIT"} if vcpus > pcpus else set()
+    present |= {"PARALLEL"} if pcpus > 1 else set()
+    observe = _OBSERVE_MS if scripted else _OBSERVE_REAL_MS
+    arguments = f"observe={observe} strict={int(scripted)}"
     yield _Plan(str(policy), present - without, {"policy": policy}, arguments)
     yield _Plan(
         "no structure placed",
@@ -109,6 +112,7 @@ def _plans(
         "PV-lock and PV time off" if scripted else "PV-lock off",
         (common - without - ({"TIME"} if scripted else set())) | {"ABSENT"} | no_time,
         {"policy": policy, "pvlock": False},
+        "probe=1",
         needed=frozenset({"ABSENT"} | no_time),
     )
     if scripted and vcpus > 1:
@@ -200,9 +204,9 @@ def _settle(outcome: Outcome, plan: _Plan, forced: dict[str, str]) -> Outcome:
     return outcome
 
 
-def _vm_maker(make_machine: MakeMachine, policy: Policy, vcpus: int) -> userspace.Make:
+def _vm_maker(make_machine: MakeMachine, policy: Policy, vcpus: int, pcpus: int) -> userspace.Make:
     def make(pvlock: bool) -> userspace.Vm:
-        machine = make_machine(vcpus, vcpus, policy=policy, pvlock=pvlock, place=False)
+        machine = make_machine(vcpus, pcpus, policy=policy, pvlock=pvlock, place=False)
         return userspace.MachineVm(machine)
 
     return make

@@ -168,6 +168,17 @@ class Interrupting(Protocol):
 
 
 @runtime_checkable
+class Showing(Protocol):
+    """What an engine has besides, if guests can read a device of its without leaving the guest."""
+
+    def show(self, ipa: int, page: bytes | None) -> None:
+        """Let reads of the page at `ipa` see `page`, without an exit; None: they exit again.
+
+        Writes exit as before. Does nothing where a page of the host is larger than `page`.
+        """
+
+
+@runtime_checkable
 class Recording(Protocol):
     """What an engine has besides, if a machine on it can be traced."""
 

@@ -85,24 +85,27 @@ class Chain:
 class Findings:
     """Everything there is to say; `locks` and `pairs` worst first, `vcpus` by number.
 
-    `culprits` and `chains` are the worst ones only.
+    `culprits` and `chains` are the worst ones only; `worst` is the worst preemption.
     """
 
-    events: Events
+    attribution: Attribution
     only: str | None
     total: Total
     locks: dict[str, tuple[int, Total]]
     vcpus: list[Total]
     caused: list[int]
+    worst: Culprit | None
     culprits: list[Culprit]
     pairs: list[Pair]
     chains: list[Chain]
-    cut: int
-    unmatched: int
-    endless: int
+
+    @property
+    def events(self) -> Events:
+        """The events that all this was found in."""
+        return self.attribution.events
 
 
-def find(events: Events, lock: str | None = None, top: int = 5) -> Findings:
+def find(events: Events, lock: str | None = None, top: int = 4) -> Findings:
     """Attribute the waiting in `events`, for one lock (its name or address) or for all.
 
     Raises TraceError where the guest recorded no locks, or not this one.
@@ -119,13 +122,14 @@ def find(events: Events, lock: str | None = None, top: int = 5) -> Findings:
         by_vcpu = np.zeros_like(found.by_vcpu)
         np.add.at(by_vcpu, waits.vcpu[mine], waits.parts[mine])
     delayed = mine[delays.wait]
+    preempted = events.kind[delays.event] == Kind.PREEMPTED
     pairs = found.pairs(mine)
     off_cpu = pairs[:, :, list(OFF_CPU)].sum(axis=2)
     by_lock = {
         names[i]: (int(found.acquired[i]), _total(found, waits.lock == i)) for i in which.tolist()
     }
     return Findings(
-        events=events,
+        attribution=found,
         only=lock,
         total=_total(found, mine, by_vcpu.sum(axis=0)),
         locks=dict(sorted(by_lock.items(), key=lambda item: -item[1][1].ns)),
@@ -134,12 +138,10 @@ def find(events: Events, lock: str | None = None, top: int = 5) -> Findings:
             for vcpu in range(events.vcpus)
         ],
         caused=[int(ns) for ns in off_cpu.sum(axis=0)],
+        worst=next(iter(_culprits(found, delayed & preempted, names, 1)), None),
         culprits=_culprits(found, delayed, names, top),
         pairs=_pairs(pairs.sum(axis=2), off_cpu),
         chains=_chains(found, delayed, names, top),
-        cut=found.cut,
-        unmatched=found.unmatched,
-        endless=found.endless,
     )
 
 
@@ -178,7 +180,7 @@ def _culprits(found: Attribution, delayed: Bools, names: list[str], top: int) ->
     result = []
     for place, end in zip(worst.tolist(), ends.tolist(), strict=True):
         mine = rows[which == place]
-        kinds = found.waits.lock[delays.wait[mine]] * len(Part) + delays.part[mine]
+        kinds = delays.lock[mine] * len(Part) + delays.part[mine]
         most = int(np.bincount(kinds, ns[which == place]).argmax())
         at = int(event[place])
         result.append(
@@ -238,11 +240,12 @@ def sentence(found: Findings) -> str:
     if not total.ns:
         return "Nobody waited for a lock."
     where = f"for {found.only} " if found.only else ""
+    share = percent(total.off_cpu, total.ns)
     text = (
-        f"{total.off_cpu / total.ns:.0%} of all waiting {where}was for VCPUs that were off their "
-        f"CPUs ({vcpu_ms(total.off_cpu)} of {vcpu_ms(total.ns)} VCPU·ms)"
+        f"{share} of all waiting {where}was for VCPUs that were off their CPUs "
+        f"({vcpu_ms(total.off_cpu)} of {vcpu_ms(total.ns)} VCPU·ms)"
     )
-    worst = next((c for c in found.culprits if c.reason.startswith("preempted")), None)
+    worst = found.worst
     if worst is None:
         return text + "; no preemption kept anybody waiting."
     role = f"at the head of the queue for {worst.lock}" if worst.queue else f"owner of {worst.lock}"
@@ -254,23 +257,29 @@ def sentence(found: Findings) -> str:
 
 def doubts(found: Findings) -> list[str]:
     """Say what is missing in the trace or makes no sense, a sentence each."""
-    lost, rejected = sum(found.events.dropped), sum(found.events.rejected)
+    of, events = found.attribution, found.events
     unknown = int(found.total.parts[Part.UNKNOWN])
     texts = (
-        (lost, f"{lost:,} events were lost"),
-        (rejected, f"{rejected:,} records of the guest were no events"),
-        (found.cut, f"{found.cut:,} waits and holds were cut by lost events"),
-        (found.unmatched, f"{found.unmatched:,} waits and holds have events that do not fit"),
-        (found.endless, f"VCPUs wait for each other in a circle in {found.endless:,} stretches"),
-        (unknown, f"for {vcpu_ms(unknown)} VCPU·ms nobody can say who had the lock"),
+        (sum(events.dropped), "events were lost"),
+        (sum(events.rejected), "records of the guest were no events"),
+        (of.cut, "waits and holds were cut by lost events"),
+        (of.unmatched, "waits and holds have events that do not fit"),
+        (of.endless, "times VCPUs wait for each other in a circle"),
+        (unknown, "VCPU ns of waiting: nobody can say who had the lock"),
     )
-    return [text for count, text in texts if count]
+    return [f"{count:,} {text}" for count, text in texts if count]
 
 
 def vcpu_ms(ns: int) -> str:
     """Return a sum over VCPUs in VCPU·ms, three digits or more."""
     ms = ns / 1e6
     return f"{ms:,.0f}" if ms >= 100 else f"{float(f'{ms:.3g}'):.10g}"
+
+
+def percent(ns: int, of: int) -> str:
+    """Return a share in whole percent, and no 0 % where there is something."""
+    share = ns / max(of, 1)
+    return f"{share:.0%}" if share >= 0.005 or not ns else "<1%"
 
 
 def as_dict(found: Findings) -> dict[str, Any]:

@@ -4,28 +4,21 @@
 from rich.table import Table
 
 from pvlock import report
-from pvlock.explain.findings import Findings, Total, vcpu_ms
+from pvlock.explain.findings import Findings, Total, percent, vcpu_ms
 from pvlock.trace.attribution import Part
 from pvlock.trace.events import Events
 
-_SHARES = {
-    "self": (Part.OWN_PREEMPTED, Part.OWN_BLOCKED),
-    "runs": (Part.OWNER_RUNNING,),
-    "preempted": (Part.OWNER_PREEMPTED,),
-    "blocked": (Part.OWNER_BLOCKED,),
-    "off CPU": (Part.QUEUE_PREEMPTED, Part.QUEUE_BLOCKED),
-    "owner": (Part.NO_OWNER,),
-    "": (Part.UNKNOWN,),
+_COLUMNS = {
+    "waiter\nno CPU": (Part.OWN_PREEMPTED, Part.OWN_BLOCKED),
+    "owner\nruns": (Part.OWNER_RUNNING,),
+    "owner\npreempted": (Part.OWNER_PREEMPTED,),
+    "owner\nblocked": (Part.OWNER_BLOCKED,),
+    "queue\noff CPU": (Part.QUEUE_PREEMPTED, Part.QUEUE_BLOCKED),
+    "no\nowner": (Part.NO_OWNER,),
+    "\nunknown": (Part.UNKNOWN,),
 }
-_ABOVE = {
-    "self": "its-",
-    "runs": "owner",
-    "preempted": "owner",
-    "blocked": "owner",
-    "off CPU": "queue",
-    "owner": "no",
-    "": "unknown",
-}
+"""What waiting was for, by the title of its column; one that is empty is left out."""
+
 _NAMES = {
     Part.OWN_PREEMPTED: "the waiter had no CPU",
     Part.OWN_BLOCKED: "the waiter was blocked otherwise",
@@ -45,26 +38,33 @@ def title(events: Events) -> str:
     facts = [
         str(known.get("guest", "a guest")),
         f"{events.vcpus} VCPUs on {events.pcpus} CPUs",
-        {True: "with PV-lock", False: "without PV-lock"}.get(bool(known.get("pvlock")), ""),
-        f"policy {known['policy']}" if "policy" in known else "",
-        f"engine {known['engine']}" if "engine" in known else "",
-        f"{report.time(events.end - events.start)}, {len(events):,} events",
+        _pvlock(events),
+        str(known.get("engine", "")),
     ]
-    return ", ".join(fact for fact in facts if fact)
+    text = ", ".join(fact for fact in facts if fact)
+    return f"{text}: {report.time(events.end - events.start)}, {len(events):,} events"
+
+
+def _pvlock(events: Events) -> str:
+    known = events.settings
+    if "pvlock" not in known:
+        return ""
+    policy = f" ({known['policy']})" if "policy" in known else ""
+    return f"with PV-lock{policy}" if known["pvlock"] else "without PV-lock"
 
 
 def waiting(found: Findings, top: int) -> Table:
     """Return the waiting in all, by lock and by waiting VCPU, with what it was for."""
-    shares = [name for name in _SHARES if name or found.total.parts[Part.UNKNOWN]]
+    columns = {
+        name: parts for name, parts in _COLUMNS.items() if found.total.parts[list(parts)].any()
+    }
     table = Table(box=None, pad_edge=False)
-    table.add_column("\nwaiting")
-    for text in ("\nacquired", "\nwaits", "\nlongest", "VCPU\n·ms"):
+    table.add_column("\nwaiting", no_wrap=True)
+    for text in ("\nacquired", "\nwaits", "\nlongest", "\nVCPU·ms", *columns):
         table.add_column(text, justify="right")
-    for name in shares:
-        table.add_column(f"{_ABOVE[name]}\n{name}", justify="right")
 
     def add(name: str, acquired: str, total: Total) -> None:
-        cells = [_share(total, _SHARES[share]) for share in shares]
+        cells = [_share(total, parts) for parts in columns.values()]
         longest = report.time(total.longest)
         table.add_row(name, acquired, f"{total.waits:,}", longest, vcpu_ms(total.ns), *cells)
 
@@ -110,7 +110,7 @@ def pairs(found: Findings, top: int) -> Table:
     for text in ("VCPU·ms", "while that was off its CPU"):
         table.add_column(text, justify="right")
     for one in found.pairs[:top]:
-        share = f"{one.off_cpu / one.ns:.0%}"
+        share = percent(one.off_cpu, one.ns)
         table.add_row(f"VCPU {one.waiter}", f"VCPU {one.vcpu}", vcpu_ms(one.ns), share)
     return table
 
@@ -145,14 +145,10 @@ def comparison(one: Findings, other: Findings) -> Table:
 
 
 def _short(found: Findings) -> str:
-    known = found.events.settings
-    with_ = "with PV-lock" if known.get("pvlock") else "without PV-lock"
+    with_ = "with PV-lock" if found.events.settings.get("pvlock") else "without PV-lock"
     return f"{with_}\n{found.events.vcpus} VCPUs, {found.events.pcpus} CPUs"
 
 
 def _share(total: Total, parts: tuple[Part, ...]) -> str:
     ns = int(total.parts[list(parts)].sum())
-    if not ns:
-        return "–"
-    share = ns / total.ns
-    return f"{share:.0%}" if share >= 0.005 else "<1%"
+    return percent(ns, total.ns) if ns else "–"

@@ -124,7 +124,8 @@ class Flags:
         for _, vcpu, _, what in SWITCH.iter_unpack(taken):
             if REASONS[what] != "ready":
                 self._lost[vcpu] = REASONS[what]
-        return list(filter(None, map(self._problem, self._machine.pvlock.addresses)))
+        found = [self._problem(vcpu) for vcpu in self._machine.pvlock.addresses]
+        return [problem for problem in [*found, self._stray()] if problem]
 
     def _problem(self, vcpu: int) -> str:
         reason = self._lost[vcpu]
@@ -138,8 +139,23 @@ class Flags:
         if actual == expected:
             return ""
         where = "on a CPU" if reason is None else f"off its CPU ({reason})"
-        time = self._machine.usage().time_ns
-        return f"at {time} ns VCPU {vcpu} is {where}, its structure is {actual.hex()}"
+        return f"at {self._now()} VCPU {vcpu} is {where}, its structure is {actual.hex()}"
+
+    def _stray(self) -> str:
+        """Look at what is in the region besides structures: nothing may be."""
+        addresses = self._machine.pvlock.addresses.values()
+        if not addresses:
+            return ""
+        end = max(addresses) + abi.STRUCTURE_SIZE
+        slot = self._machine.memory.slot_of(min(addresses), abi.STRUCTURE_SIZE)
+        assert slot is not None
+        rest = self._machine.memory.read(end, slot.end - end, "fuzz")
+        if not any(rest):
+            return ""
+        return f"at {self._now()} the region is not zero behind its structures"
+
+    def _now(self) -> str:
+        return f"{self._machine.usage().time_ns} ns"
 
 
 def _read(console: str) -> tuple[int, list[str]]:

@@ -60,6 +60,12 @@ _FOLDERS = (
     "var/tmp",
 )
 _USR = ("bin", "lib", "sbin")
+# What the scripts of packages would have made, had any been run.
+_FILES = {
+    "etc/passwd": b"root:x:0:0:root:/root:/bin/sh\n",
+    "etc/group": b"root:x:0:\n",
+    "etc/hosts": b"127.0.0.1 localhost lab\n",
+}
 GUEST = Path(__file__).parent / "guest"
 _GUEST_FOLDERS = ("dev", "proc", "root", "run", "sys", "tmp", "usr/bin")
 
@@ -116,6 +122,9 @@ def _convert(stream: IO[bytes], folder: Path) -> None:
             root.folder(name, 0o1777 if name in ("tmp", "var/tmp") else 0o755)
         for name in _USR:
             root.link(name, f"usr/{name}")
+        for name, text in _FILES.items():
+            root.add(name, text)
+        root.link("usr/bin/sh", "busybox")
         with tarfile.open(fileobj=stream, mode="r|") as archive:
             for member in archive:
                 name = member.name.removeprefix("./").strip("/")

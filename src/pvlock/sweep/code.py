@@ -9,8 +9,11 @@ import pvlock
 from pvlock import workload
 
 _PACKAGE = Path(pvlock.__file__).parent
-_ABOVE = {"__main__.py", "cli.py", "cli_sweep.py", "report.py", "sweep"}
-"""What stands above workload.py: it shows results, and has no part in them."""
+_ABOVE = {
+    "__main__.py", "cli.py", "cli_lab.py", "cli_sweep.py", "cli_trace.py", "lab", "report.py",
+    "sweep", "trace",
+}  # fmt: skip
+"""What shows results, and has no part in them: most of it stands above workload.py."""
 
 
 def fingerprint(guest: str) -> str:

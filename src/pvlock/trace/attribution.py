@@ -30,7 +30,7 @@ from pvlock.trace.events import Events, Kind
 from pvlock.trace.lives import lives
 from pvlock.trace.measure import Delays, Meter, Waits
 from pvlock.trace.queues import queues
-from pvlock.trace.waits import pair
+from pvlock.trace.waits import Pairing, pair
 
 __all__ = ["OFF_CPU", "Attribution", "Delays", "Part", "Waits", "attribute"]
 
@@ -49,6 +49,7 @@ class Attribution:
     """
 
     events: Events
+    pairing: Pairing
     locks: list[int]
     acquired: Ints
     waits: Waits
@@ -105,6 +106,7 @@ def attribute(events: Events) -> Attribution:
     waits, by_vcpu = meter.waits()
     return Attribution(
         events=events,
+        pairing=pairing,
         locks=pairing.locks,
         acquired=pairing.acquired,
         waits=waits,

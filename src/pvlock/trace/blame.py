@@ -77,9 +77,10 @@ _QUEUE_LEVEL = np.array([-1, _Level.QUEUE_PREEMPTED, _Level.QUEUE_BLOCKED], np.i
 class Segments:
     """Stretches of a view, [first, last), in which one VCPU answers for it; all views, in order.
 
-    `owner` is who has the lock (or is the head of its queue), `vcpu` who answers at the end of the
-    chain of `links` more waits; -1 for nobody. `switch` is the schedule event that took the CPU of
-    `vcpu`, if it has none. `link` is the view that `vcpu` waits for: -1, but within this module.
+    `owner` is who has the lock (or is the head of its queue). At the end of the chain of `links`
+    more waits, `vcpu` answers, which has `lock`, or is the head of its queue; -1 for nobody.
+    `switch` is the schedule event that took the CPU of `vcpu`, if it has none. `link` is the view
+    that `vcpu` waits for: -1, but within this module.
     """
 
     view: Ints
@@ -87,6 +88,7 @@ class Segments:
     last: Ints
     owner: Ints
     vcpu: Ints
+    lock: Ints
     part: Ints
     switch: Ints
     links: Ints
@@ -127,11 +129,11 @@ def segments(pairing: Pairing, queue: Queues, life: Lives) -> tuple[Segments, in
     unknown = _Claims(doubt.lock, doubt.first, doubt.last, level, nobody, nobody, nobody)
     plain = _joined([_owners(holds, pairing.waits, life, locks), unknown])
     second = plain.take(queued[plain.view])
-    second.view = second.view + np.int32(locks)
+    second.view = second.view + locks
     claims = _joined([plain, second, _heads(pairing.holds, queue, life, locks)])
     views = np.append(distinct(pairing.waits.lock), np.flatnonzero(queued) + locks)
     del plain, second, holds
-    return _follow(_overlay(claims, views, span), span)
+    return _follow(_overlay(claims, views, locks, span), span)
 
 
 def _wanted(holds: Intervals, waits: Intervals, span: int) -> Bools:
@@ -140,7 +142,7 @@ def _wanted(holds: Intervals, waits: Intervals, span: int) -> Bools:
     begins = begins[order]
     furthest = reach(begins, waits.last[order], span)
     before = last_at(begins, keys(holds.lock, span, holds.last) - 1)
-    same = pick(begins, before, -1) >= keys(holds.lock, span, np.int32(0))
+    same = pick(begins, before, -1) >= keys(holds.lock, span)
     result: Bools = same & (pick(furthest, before, -1) > holds.first)
     return result
 
@@ -161,8 +163,8 @@ def _owners(holds: Intervals, waits: Intervals, life: Lives, locks: int) -> _Cla
     # around the list of waiters, it took to get on with waiting.
     had_before = holds.first[which] < pick(waits.first, life.wait[piece], -1)
     elsewhere = life.waiting[piece] & (view >= 0) & (view % max(locks, 1) != lock) & had_before
-    link = np.where(elsewhere, view, np.int32(-1))
-    switch = np.where(state == State.RUNNING, np.int32(-1), life.switch[piece])
+    link = np.where(elsewhere, view, -1)
+    switch = np.where(state == State.RUNNING, -1, life.switch[piece])
     # What goes on as it was is one claim: the oldest counts.
     goes_on = (which[1:] == which[:-1]) & (link[1:] == link[:-1]) & (switch[1:] == switch[:-1])
     begins = starts(len(which), goes_on)
@@ -179,13 +181,13 @@ def _heads(holds: Intervals, queue: Queues, life: Lives, locks: int) -> _Claims:
     begins = begins[order]
     furthest = reach(begins, holds.last[order], span)
     before = last_at(begins, keys(places.lock, span, queue.head))
-    same = pick(begins, before, -1) >= keys(places.lock, span, np.int32(0))
+    same = pick(begins, before, -1) >= keys(places.lock, span)
     free = np.where(same, np.maximum(pick(furthest, before, -1), queue.head), queue.head)
     late = Intervals(places.vcpu, places.lock, free.astype(np.int32), places.last)
     which, piece, first, last = _pieces(late, life)
     level = _QUEUE_LEVEL[life.state[piece]]
     nothing = np.full(len(which), -1, np.int32)
-    view = late.lock[which] + np.int32(locks)
+    view = late.lock[which] + locks
     claims = _Claims(view, first, last, level, late.vcpu[which], life.switch[piece], nothing)
     return claims.take(level >= 0)
 
@@ -196,7 +198,7 @@ def _joined(parts: list[_Claims]) -> _Claims:
     )
 
 
-def _overlay(claims: _Claims, views: Ints, span: int) -> Segments:
+def _overlay(claims: _Claims, views: Ints, locks: int, span: int) -> Segments:
     """Return for each view who answers from the first event to the last, one VCPU at a time."""
     claims = claims.take(claims.last > claims.first)
     begin, end = keys(claims.view, span, claims.first), keys(claims.view, span, claims.last)
@@ -214,7 +216,7 @@ def _overlay(claims: _Claims, views: Ints, span: int) -> Segments:
         which, cell = expand(np.maximum(start[mine], earlier), stop[mine])
         winner[cell] = mine[which]
     view = (bounds // span).astype(np.int32)
-    first = (bounds - keys(view, span, np.int32(0))).astype(np.int32)
+    first = (bounds - keys(view, span)).astype(np.int32)
     last = np.append(first[1:], 0)[: len(first)]
     last[stops(len(first), view[1:] == view[:-1])] = span - 1
     vcpu = pick(claims.vcpu, winner, -1)
@@ -225,6 +227,7 @@ def _overlay(claims: _Claims, views: Ints, span: int) -> Segments:
         last=last,
         owner=vcpu,
         vcpu=vcpu.copy(),
+        lock=view % max(locks, 1),
         part=pick(_PART_OF[claims.level], winner, Part.NO_OWNER),
         switch=pick(claims.switch, winner, -1),
         links=np.zeros(len(view), np.int16),
@@ -240,7 +243,7 @@ def _follow(found: Segments, span: int) -> tuple[Segments, int]:
             break
         begins = keys(found.view, span, found.first)
         target = np.arange(len(found), dtype=np.int32)
-        stop = target + np.int32(1)
+        stop = target + 1
         link = found.link[away]
         target[away] = last_at(begins, keys(link, span, found.first[away]))
         stop[away] = np.searchsorted(begins, keys(link, span, found.last[away]))

@@ -6,13 +6,14 @@ or locks go into one sorted column as keys: number * span + position, span > eve
 Positions and numbers have 32 bits, to save memory; keys, and sums of times, have 64.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pvlock.errors import TraceError
 
+Integer = TypeVar("Integer", bound=np.integer[Any])
 Ints = NDArray[np.signedinteger[Any]]
 Bools = NDArray[np.bool_]
 
@@ -22,7 +23,7 @@ MOST_ROWS = 1 << 25
 _FURTHEST = np.iinfo(np.int64).max
 
 
-def keys(number: Ints, span: int, position: Ints) -> Ints:
+def keys(number: Ints, span: int, position: Ints | int = 0) -> Ints:
     """Return the keys of positions."""
     return number.astype(np.int64) * span + position
 
@@ -34,10 +35,11 @@ def stable_order(numbers: NDArray[Any], bound: int) -> Ints:
     return np.argsort(narrow, kind="stable").astype(np.int32)
 
 
-def distinct(values: NDArray[Any]) -> NDArray[Any]:
+def distinct(values: NDArray[Integer]) -> NDArray[Integer]:
     """Return the values in order, each once: np.unique(), but by sorting, which is faster."""
     values = np.sort(values)
-    return values[np.append(True, values[1:] != values[:-1])[: len(values)]]
+    result: NDArray[Integer] = values[starts(len(values), values[1:] == values[:-1])]
+    return result
 
 
 def expand(first: Ints, last: Ints) -> tuple[Ints, Ints]:

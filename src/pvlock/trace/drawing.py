@@ -92,16 +92,17 @@ class Drawing:
 
 def draw(events: Events) -> Drawing:
     """Return the timeline of a run. Raises TraceError for a table that is none."""
+    # First, and only what is drawn of it: for a long run it takes more memory than all the rest.
+    try:
+        delays = _delays(attribute(events))
+    except TraceError:  # too entangled to say who waited for whom; the rest is as true
+        delays = []
     found = Drawing()
     vcpus = found.add_names([f"VCPU {vcpu}" for vcpu in range(events.vcpus)])
     ordered, ends = _scheduling(events)
     _cpus(events, found, vcpus, ordered, ends)
     first_state = _vcpus(events, found, ordered, ends)
     first_wait, drawn = _locks(events, found, vcpus)
-    try:
-        delays = _delays(attribute(events))
-    except TraceError:  # too entangled to say who waited for whom; the rest is as true
-        delays = []
     place = np.full(len(events), -1)
     place[ordered] = first_state + np.arange(len(ordered))
     waits = np.flatnonzero(drawn)

@@ -118,8 +118,9 @@ def lives(events: Events, pairing: Pairing, queue: Queues) -> Lives:
     some = np.flatnonzero(stage >= 0)
     wait, view = (np.full(size, NOTHING, np.int32) for _ in range(2))
     wait[some] = mine = stages.wait[stage[some]]
+    lock = waits.lock[mine]
     behind = first[some] < queue.behind[stage[some]]
-    wanted = waits.lock[mine] + np.where(behind, np.int32(len(pairing.locks)), np.int32(0))
+    wanted = np.where(behind, lock + len(pairing.locks), lock)
     view[some] = np.where(first[some] >= pairing.granted[mine], GRANTED, wanted)
     running, blocked = state == State.RUNNING, state == State.BLOCKED
     waiting = (wait >= 0) & (running | (asleep & blocked))

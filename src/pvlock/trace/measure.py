@@ -24,8 +24,9 @@ class Waits:
     """All waits, by lock, VCPU and time; times in ns.
 
     `lock` is a place in Attribution.locks. `parts` has a column for each Part. `spun` is how long
-    the waiter waited on a CPU, `asleep` how long it slept for the lock, or was about to. `shared`: as a reader.
-    `open`: the run ended first. `inside`: it is part of another wait of the same VCPU.
+    the waiter was on a CPU and awake, `asleep` how long it was between SLEPT and WOKEN and not
+    kept from a CPU. `shared`: as a reader. `open`: the run ended first. `inside`: it is part of
+    another wait of the same VCPU.
     """
 
     vcpu: Ints
@@ -49,12 +50,14 @@ class Delays:
     """Which VCPU off its CPU kept which wait waiting; a row for each uninterrupted stretch.
 
     `event` is the position of the schedule event since which `vcpu` is off its CPU (PREEMPTED,
-    BLOCKED, OFF, or READY: woken, and without a CPU). `wait` is the place of the wait, `start` and
-    `end` are ns. `links` says through how many more waits.
+    BLOCKED, OFF, or READY: woken, and without a CPU). It owned `lock`, or was the head of its queue
+    (`part`). `wait` is the place of the wait, `start` and `end` are ns. `links` says through how
+    many more waits; without any, `lock` is that of the wait.
     """
 
     event: Ints
     vcpu: Ints
+    lock: Ints
     part: Ints
     wait: Ints
     start: Ints
@@ -70,8 +73,7 @@ class Meter:
     """Asks segments about pieces of lives; `time` has the ns of each position."""
 
     def __init__(self, events: Events, pairing: Pairing, life: Lives, found: Segments) -> None:
-        end = max(events.end, int(events.time[-1]) if len(events) else events.end)
-        self.time = np.append(events.time, end)
+        self.time = pairing.time
         self._vcpus, self._pairing, self._life, self._found = events.vcpus, pairing, life, found
         self._begins = keys(found.view, life.span, found.first)
         # The pieces that wait for somebody, and the segments from one to before another of each.
@@ -79,7 +81,7 @@ class Meter:
         first, last = life.first[self._looking], life.last[self._looking]
         view = life.view[self._looking]
         self._from = last_at(self._begins, keys(view, life.span, first)).astype(np.int32)
-        self._to = self._from + np.int32(1)
+        self._to = self._from + 1
         more = np.flatnonzero(found.last[self._from] < last)
         wanted = keys(view[more], life.span, last[more])
         self._to[more] = np.searchsorted(self._begins, wanted)
@@ -92,10 +94,13 @@ class Meter:
         step = np.bincount(begin, minlength=size + 1) - np.bincount(end, minlength=size + 1)
         depth = np.cumsum(step, dtype=np.int32)[:size]
         whole = time[life.last] - time[life.first]
+        kind, mixed, shares = self._kinds(depth > 0)
         parts = np.zeros((len(waits), len(Part)), np.int64)
         by_vcpu = np.zeros((self._vcpus, len(Part)), np.int64)
         for part in Part:
-            sums = _sums(self._of(part, whole, depth > 0))
+            ns = np.where(kind == part, whole, 0)
+            ns[mixed] = shares[part]
+            sums = _sums(ns)
             parts[:, part] = sums[end] - sums[begin]
             by_vcpu[:, part] = np.diff(sums[life.bounds])
         awake = _sums(np.where(life.waiting & ~life.asleep, whole, 0))
@@ -113,33 +118,32 @@ class Meter:
             inside=depth[begin] > 1,
         ), by_vcpu
 
-    def _of(self, part: Part, whole: Ints, within: Bools) -> Ints:
-        """Return how much of each piece of life is `part`."""
+    def _kinds(self, within: Bools) -> tuple[NDArray[np.int8], Ints, list[Ints]]:
+        """Return the part that each piece of life is, -1 for none of a wait.
+
+        And the pieces that are several: which, and by Part how much of each.
+        """
         life, found, time = self._life, self._found, self.time
-        if part is Part.OWN_PREEMPTED:
-            return np.where((life.wait >= 0) & (life.state == State.PREEMPTED), whole, 0)
-        if part is Part.OWN_BLOCKED:
-            blocked = (life.wait >= 0) & (life.state == State.BLOCKED)
-            return np.where(blocked & ~life.waiting, whole, 0)
-        result = np.zeros(len(whole), np.int64)
-        if part is Part.NO_OWNER:
-            result = np.where(life.waiting & (life.view == GRANTED), whole, 0)
-        elif part is Part.UNKNOWN:
-            # Waits that overlap, and are not within one another, or too deep.
-            result = np.where(within & (life.wait == NOTHING), whole, 0)
-        mine = found.part == part
-        if not mine.any():
-            return result
-        one = mine[self._from] & (self._to == self._from + 1)
-        result[self._looking[one]] = whole[self._looking[one]]
+        kind = np.full(len(life.key), -1, np.int8)
+        # Waits that overlap, and are not within one another, or are too deep.
+        kind[within & (life.wait == NOTHING)] = Part.UNKNOWN
+        kind[life.wait >= 0] = Part.OWN_BLOCKED
+        kind[(life.wait >= 0) & (life.state == State.PREEMPTED)] = Part.OWN_PREEMPTED
+        kind[life.waiting & (life.view == GRANTED)] = Part.NO_OWNER
+        kind[self._looking] = found.part[self._from]
         # Of several segments, the first and the last may reach beyond the piece.
         many = np.flatnonzero(self._to > self._from + 1)
-        piece, begin, end = self._looking[many], self._from[many], self._to[many] - 1
-        sums = _sums(np.where(mine, time[found.last] - time[found.first], 0))
-        before = np.where(mine[begin], time[life.first[piece]] - time[found.first[begin]], 0)
-        after = np.where(mine[end], time[found.last[end]] - time[life.last[piece]], 0)
-        result[piece] = sums[end + 1] - sums[begin] - before - after
-        return result
+        mixed, begin, end = self._looking[many], self._from[many], self._to[many] - 1
+        before = time[life.first[mixed]] - time[found.first[begin]]
+        after = time[found.last[end]] - time[life.last[mixed]]
+        whole = time[found.last] - time[found.first]
+        shares = []
+        for part in Part:
+            mine = found.part == part
+            sums = _sums(np.where(mine, whole, 0))
+            beyond = np.where(mine[begin], before, 0) + np.where(mine[end], after, 0)
+            shares.append(sums[end + 1] - sums[begin] - beyond)
+        return kind, mixed, shares
 
     def delays(self) -> Delays:
         """Return where VCPUs off their CPUs kept waits waiting."""
@@ -160,14 +164,16 @@ class Meter:
         goes_on = (start[1:] == end[:-1]) & (wait[1:] == wait[:-1])
         goes_on &= (event[1:] == event[:-1]) & (links[1:] == links[:-1])
         goes_on &= found.part[segment[1:]] == found.part[segment[:-1]]
+        goes_on &= found.lock[segment[1:]] == found.lock[segment[:-1]]
         first, final = starts(len(some), goes_on), stops(len(some), goes_on)
-        vcpu, part = found.vcpu[segment[first]], found.part[segment[first]]
-        return Delays(event[first], vcpu, part, wait[first], start[first], end[final], links[first])
+        event, wait, links, segment = event[first], wait[first], links[first], segment[first]
+        vcpu, lock, part = found.vcpu[segment], found.lock[segment], found.part[segment]
+        return Delays(event, vcpu, lock, part, wait, start[first], end[final], links)
 
     def pairs(self, which: Bools) -> Ints:
         """Return, by waiter, by VCPU waited for, and by Part, how long in ns `which` waits were."""
         found, life, time, vcpus = self._found, self._life, self.time, self._vcpus
-        code = found.vcpu * np.int32(len(Part)) + found.part
+        code = found.vcpu * len(Part) + found.part
         size = vcpus * len(Part)
         result = np.zeros(vcpus * size)
         waiter = np.repeat(np.arange(vcpus), np.diff(life.bounds))[self._looking]
@@ -187,8 +193,8 @@ class Meter:
             piece = self._looking[row]
             first = np.maximum(found.first[segment], life.first[piece])
             last = np.minimum(found.last[segment], life.last[piece])
-            place = waiter[row] * size + code[segment]
-            result += np.bincount(place, time[last] - time[first], len(result))
+            cell = waiter[row] * size + code[segment]
+            result += np.bincount(cell, time[last] - time[first], len(result))
         return result.astype(np.int64).reshape(vcpus, vcpus, len(Part))
 
     def _long(self, i: int, code: Ints, size: int) -> NDArray[np.float64]:
@@ -197,7 +203,8 @@ class Meter:
         first, last = found.first[begin:end].copy(), found.last[begin:end].copy()
         first[0], last[-1] = life.first[piece], life.last[piece]
         known = found.vcpu[begin:end] >= 0
-        return np.bincount(code[begin:end][known], (time[last] - time[first])[known], size)
+        ns = (time[last] - time[first])[known]
+        return np.bincount(code[begin:end][known], ns, size).astype(np.float64)
 
     def chain(self, wait: int, at: int) -> list[tuple[int, int]]:
         """Return who waits for whom at `at` ns of a wait: (lock, VCPU), then that VCPU's, ...

@@ -44,7 +44,7 @@ def queues(events: Events, pairing: Pairing) -> Queues:
     places = Intervals(waits.vcpu, waits.lock, stages.first[begins], waits.last)
     order = np.argsort(coming := keys(places.lock, span, places.first))
     coming, places = coming[order], places.take(order)
-    _give_up(events, places, stages.first[ends][order], span)
+    _give_up(events, pairing, places, stages.first[ends][order])
     # In the order of coming, a place is the head once all before it have gone.
     gone = np.append(0, reach(coming, places.last, span)[:-1])[: len(coming)]
     gone[starts(len(coming), places.lock[1:] == places.lock[:-1])] = 0
@@ -77,17 +77,17 @@ def _members(events: Events, pairing: Pairing) -> Bools:
     return member
 
 
-def _give_up(events: Events, places: Intervals, final: Ints, span: int) -> None:
+def _give_up(events: Events, pairing: Pairing, places: Intervals, final: Ints) -> None:
     """End places that were overtaken; `final` is where the last stage of each begins."""
-    base = keys(places.lock, span, np.int32(0))
-    time = np.append(events.time, events.end)
+    span, time = pairing.span, pairing.time
+    base = keys(places.lock, span)
     out = np.minimum.accumulate((base + places.last)[::-1])[::-1]
     out = np.append(out[1:], np.iinfo(np.int64).max)[: len(base)] - base
     overtaken = np.flatnonzero(out < places.last)
     late = time[places.last[overtaken]] - time[out[overtaken]] > events.skew_ns
     overtaken, final = overtaken[late], final[overtaken[late]]
     slept = np.flatnonzero(events.kind == Kind.SLEPT)
-    mine = keys(places.vcpu[overtaken], span, np.int32(0))
+    mine = keys(places.vcpu[overtaken], span)
     sleep = next_at(np.sort(keys(events.vcpu[slept], span, slept)), mine + final) - mine
     last = np.where(sleep < places.last[overtaken], sleep, final)
     places.last[overtaken] = np.maximum(last, places.first[overtaken])

@@ -26,6 +26,9 @@ from pvlock.trace.columns import (
 )
 from pvlock.trace.events import Events, Flag, Kind
 
+MOST_VCPUS = 1024
+"""Twice what KVM/arm64 allows; totals by pair take space for the square of it."""
+
 _END = 255
 """Stands for the kind of the event that is not there any more."""
 
@@ -66,13 +69,14 @@ class Stages:
 class Pairing:
     """Who waited and who owned, by the events.
 
-    `locks` are the addresses; elsewhere a lock is its place in there. `granted` is from where on a
+    `time` has the ns of each position, the end of the table included. `locks` are the addresses; elsewhere a lock is its place in there. `granted` is from where on a
     waiter owned the lock already, `shared` says who waited as a reader. `unknown` are times in
     which nobody can say who owned the lock. `cut` counts waits and holds with lost events in them,
     `unmatched` those with events that do not fit. `acquired` counts by lock.
     """
 
     span: int
+    time: Ints
     locks: list[int]
     waits: Intervals
     granted: Ints
@@ -112,12 +116,14 @@ def pair(events: Events) -> Pairing:
     lost = _Lost(events)
     row = _rows(events, guest, lock[: len(guest)], len(addresses), lost)
     waits, shared, stages, cut, unmatched = _waits(events, row)
-    granted, stray_grants = _grants(events, waits, grants, lock[len(guest) :])
-    holds, fits, broken = _holds(events, row, waits, shared, granted)
+    time = np.append(events.time, int(events.time.max(initial=events.end)))
+    granted, stray_grants = _grants(events, waits, grants, lock[len(guest) :], time)
+    holds, fits, broken = _holds(events, row, waits, shared, granted, time)
     strays, strays_cut, strays_unmatched = _strays(row, lost)
     torn = ~fits[: len(broken)]
     return Pairing(
         span=len(events) + 1,
+        time=time,
         locks=[int(address) for address in addresses],
         waits=waits,
         granted=granted,
@@ -135,6 +141,8 @@ def pair(events: Events) -> Pairing:
 
 
 def _check(events: Events) -> None:
+    if events.vcpus > MOST_VCPUS:
+        raise TraceError(f"{events.vcpus:,} VCPUs are more than {MOST_VCPUS:,}")
     if len(events) and not 0 <= int(events.vcpu.min()) <= int(events.vcpu.max()) < events.vcpus:
         raise TraceError(f"an event is of a VCPU that is none of the {events.vcpus}")
     if len(events) and bool((np.diff(events.time) < 0).any()):
@@ -222,7 +230,7 @@ def _waits(events: Events, row: _Row) -> tuple[Intervals, Bools, Stages, int, in
     return waits.take(fits), shared[fits], stages, cut, unmatched
 
 
-def _grants(events: Events, waits: Intervals, at: Ints, lock: Ints) -> tuple[Ints, int]:
+def _grants(events: Events, waits: Intervals, at: Ints, lock: Ints, time: Ints) -> tuple[Ints, int]:
     """Return from where on each waiter owned the lock, and how many grants were to no waiter.
 
     The clocks of giver and taker differ by up to the skew: a grant can seem to come before the
@@ -242,7 +250,6 @@ def _grants(events: Events, waits: Intervals, at: Ints, lock: Ints) -> tuple[Int
     after = np.minimum(before + 1, len(waits) - 1)
     same_before = (before >= 0) & (group[before] == mine)
     inside = same_before & (waits.last[before] > at)
-    time = np.append(events.time, events.end)
     early = (
         ~inside
         & (before + 1 < len(waits))
@@ -256,7 +263,7 @@ def _grants(events: Events, waits: Intervals, at: Ints, lock: Ints) -> tuple[Int
 
 
 def _holds(
-    events: Events, row: _Row, waits: Intervals, shared: Bools, granted: Ints
+    events: Events, row: _Row, waits: Intervals, shared: Bools, granted: Ints, time: Ints
 ) -> tuple[Intervals, Bools, Bools]:
     """Return the holds, which of them fit, and those of which events were lost.
 
@@ -275,18 +282,17 @@ def _holds(
     mine.first = granted[given]
     holds = joined([holds, mine])
     readers = np.append(readers, shared[given])
-    _clip(events, holds, readers)
+    _clip(events, holds, readers, time)
     return holds, np.append(fits, np.ones(len(given), bool)), row.broken[at]
 
 
-def _clip(events: Events, holds: Intervals, readers: Bools) -> None:
+def _clip(events: Events, holds: Intervals, readers: Bools, time: Ints) -> None:
     """End each hold where somebody else took the lock who cannot have had it at the same time.
 
     RELEASED is recorded after the release, and its VCPU may be preempted before that. Within the
     skew of the clocks, the order of two VCPUs says nothing.
     """
     span, nothing = len(events) + 1, len(events)
-    time = np.append(events.time, events.end)
     order = np.argsort(begin := keys(holds.lock, span, holds.first))
     first, lock, begin = holds.first[order], holds.lock[order], begin[order]
     # Who took the lock next: anybody, for readers a writer.

@@ -28,7 +28,7 @@ from pvlock.engines.kvm.vm import KvmVm
 from pvlock.errors import ConfigError, EngineError, StateError
 from pvlock.memory import MemorySlot
 
-_POLL_SECONDS = 0.005
+_POLL_SECONDS = 0.01
 """How long a coalesced write may wait."""
 _VIRTUAL_TIME = ("slice_ns", "quantum_ns", "script", "trap_wfe", "exit_ns", "switch_ns")
 """What describes a host that is emulated; a real one is as it is."""
@@ -121,6 +121,11 @@ class KvmEngine:
         """See contract.Interrupting."""
         self._open()
         self._vm.set_line(interrupt, level)
+
+    def show(self, ipa: int, page: bytes | None) -> None:
+        """See contract.Showing."""
+        self._open()
+        self._vm.show(ipa, page)
 
     def run(self, handler: Handler, until_ns: int) -> SystemEvent | None:
         """See contract.Engine."""

@@ -18,7 +18,7 @@ from typing import Self
 from pvlock import abi, region
 from pvlock.abi import Policy
 from pvlock.engines.kvm import bpf
-from pvlock.errors import ConfigError, EngineError, EngineUnavailable, StateError
+from pvlock.errors import ConfigError, EngineError, EngineUnavailable
 
 OBJECT = Path(__file__).with_name("publisher.bpf.o")
 _PROGRAMS = {Policy.SCHEDULED_OUT: "scheduled_out", Policy.PREEMPTED: "preempted"}

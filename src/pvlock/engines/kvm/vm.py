@@ -3,6 +3,7 @@
 
 import ctypes as c
 import errno
+import mmap
 import os
 from collections.abc import Iterator, Sequence
 
@@ -57,6 +58,7 @@ class KvmVm:
         """
         self.vcpus: list[KvmVcpu] = []
         self._ring: c.Structure | None = None
+        self._page: mmap.mmap | None = None
         self._kvm = open_kvm()
         self.fd = self._gic = -1
         try:
@@ -84,6 +86,9 @@ class KvmVm:
             if fd >= 0:
                 os.close(fd)
         self._gic = self.fd = self._kvm = -1
+        if self._page is not None:
+            self._page.close()
+            self._page = None
 
     def forward_pvlock(self) -> None:
         """Have the two PV-lock calls come to us, before any VCPU runs (kernel 6.4 or newer)."""
@@ -103,6 +108,23 @@ class KvmVm:
         line = ioctl.IrqLevel(_SPI | interrupt, int(level))
         ioctl.must("set an interrupt line", self.fd, ioctl.IRQ_LINE, line)
 
+    def show(self, ipa: int, page: bytes | None) -> None:
+        """Map `page` at `ipa`, read-only, in a slot of its own; None: unmap it.
+
+        A guest may read it past the caches, as it reads devices. KVM cleans a page when it maps it,
+        so what is in it must not change while it is there.
+        """
+        if page is not None and len(page) != mmap.PAGESIZE:
+            return
+        if self._page is None:
+            self._page = mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if page is not None:
+            self._page[:] = page
+        size = 0 if page is None else mmap.PAGESIZE
+        address = ioctl.address_of(memoryview(self._page))
+        region = ioctl.MemoryRegion(self._next_slot, ioctl.MEM_READONLY, ipa, size, address)
+        ioctl.must("show a device", self.fd, ioctl.SET_USER_MEMORY_REGION, region)
+
     def posted_writes(self) -> Iterator[tuple[int, int, int]]:
         """Take the writes that wait in the ring: (IPA, bytes, value), oldest first."""
         ring = self._ring
@@ -118,6 +140,7 @@ class KvmVm:
             yield write
 
     def _add_slots(self, slots: Sequence[MemorySlot]) -> None:
+        self._next_slot = len(slots)
         for number, slot in enumerate(slots):
             # The kernel itself writes stolen time, through the guest's own mapping.
             readonly = slot.readonly and slot.base != memory_map.STOLEN_TIME_BASE
