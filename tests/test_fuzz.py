@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +49,7 @@ def _nothing_is_left() -> Iterator[None]:
 # ---- what must hold ----
 
 
-@pytest.mark.parametrize("seed", range(1, 9))
+@pytest.mark.parametrize("seed", range(1, 7))
 def test_the_host_survives(seed: int) -> None:
     case = draw(seed, 400)
     played = play(case)
@@ -121,7 +122,7 @@ def test_cases_belong_to_their_seeds() -> None:
     ("mutant", "found"),
     [
         ("writable", "is not zero behind its structures"),
-        ("wide-stores-write", "saw wrong padding"),
+        ("wide-stores-write", "is not zero behind its structures"),
         ("inverted", "its structure is"),
         ("never-cleared", "its structure is"),
         ("one-switch-late", "its structure is"),
@@ -215,13 +216,13 @@ def test_growth_is_found() -> None:
 
 
 def test_a_finding_is_kept_and_played_again(tmp_path: Path) -> None:
-    arguments = ["--operations", "1", "--per-case", "300", "--seed", "2"]
+    arguments = ["--operations", "1", "--per-case", "150", "--seed", "2"]
     with catalogue.switched_on("writable"):
         result = CliRunner().invoke(fuzz_command, [*arguments, "--findings", str(tmp_path)])
         assert result.exit_code == 1, result.output
         assert "kept in" in result.stderr
         kept = tmp_path / "seed-2.json"
-        assert load(kept) == draw(2, 300)
+        assert load(kept) == draw(2, 150)
         again = CliRunner().invoke(fuzz_command, ["--replay", str(kept)])
         assert again.exit_code == 1
         assert again.stdout.splitlines() == json.loads(kept.read_text())["problems"]
@@ -292,3 +293,30 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError):
         save(tmp_path / "file", SMALL, [])
+
+
+def test_ctrl_c_ends_a_campaign_with_its_totals(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pvlock", "fuzz", "--per-case", "1000000"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 120
+        while not worker_of(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "findings         0" in out.splitlines()
+
+
+def worker_of(pid: int) -> bool:
+    """Whether the process has started a worker: from then on it listens to Ctrl-C."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(stat.read_text(errors="replace").rpartition(")")[2].split()[1]) == pid:
+                return True
+        except OSError:
+            continue
+    return False

@@ -19,7 +19,7 @@ from pvlock.lab import tools
 HERE = Path(__file__).resolve().parent
 GUESTS = ("calls", "contract", "flags", "reset", "samples", "stores")
 COMPARED = ("calls", "contract", "stores")
-HELPERS = ("recorder.py", "test_publisher.py", "../build_native.py")
+HELPERS = ("recorder.py", "../build_native.py")
 
 
 def names() -> list[str]:
@@ -52,7 +52,7 @@ def results(
     (files / "emulated.json").write_text(json.dumps(consoles))
     build_native.build_bpf(HERE / "bpf" / "recorder.bpf.c", files / "recorder.bpf.o")
     added = [f"{HERE / 'kvm'}:/root/kvm", f"{files}:/root/files"]
-    added += [f"{HERE / name}:/root/kvm/{Path(name).name}" for name in HELPERS]
+    added += [f"{HERE / name}:/root/{Path(name).name}" for name in HELPERS]
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pvlock", "lab", "--timeout", "540", "--out", str(out)),
@@ -72,7 +72,7 @@ def results(
     for case in ET.parse(report).iter("testcase"):
         name = f"{case.get('classname', '').split('.')[-1]}::{case.get('name', '').split('[')[0]}"
         bad = [node for node in case if node.tag in ("failure", "error", "skipped")]
-        words = "\n".join(node.text or node.get("message", "") for node in bad)
+        words = "\n".join(node.text or node.get("message") or "" for node in bad)
         found.setdefault(name, []).append((bad[0].tag if bad else "passed", words))
     return found
 

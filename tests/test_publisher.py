@@ -129,17 +129,18 @@ class Workers:
             until = ctypes.c_uint64(time.monotonic_ns() + ROUND_NS)
             getattr(self._load, kind)(until, *arguments)
 
-    def run(self, switches: int, meanwhile: Callable[[int], object]) -> None:
-        """Let them run until so many switches are recorded; call `meanwhile` with a deadline."""
+    def run(self, switches: int, watch: Callable[[int], bool]) -> None:
+        """Let them run until so many switches are recorded and `watch(until)` has seen enough."""
         for thread in self.threads:
             thread.start()
         self._started.wait()
         dozer = self.threads[self.KINDS.index("doze")].native_id
         deadline = time.monotonic() + 60 + switches / 2_000
-        while self._recorder.count < switches and time.monotonic() < deadline:
+        enough = False
+        while (self._recorder.count < switches or not enough) and time.monotonic() < deadline:
             until = time.monotonic_ns() + ROUND_NS
             self._load.poke(ctypes.c_uint64(until), dozer)
-            meanwhile(until + ROUND_NS)
+            enough = watch(until + ROUND_NS)
         self._goes_on = False
         for thread in self.threads:
             thread.join()
@@ -156,12 +157,13 @@ def test_every_switch(policy: Policy, load: Any, tmp_path: Path) -> None:
     with Recorder(len(Workers.KINDS), policy, 4 * SWITCHES + 1_000_000, tmp_path) as recorder:
         flags = ctypes.addressof(ctypes.c_uint64.from_buffer(recorder.publisher.buffer))
 
-        def watch(until_ns: int) -> None:
+        def watch(until_ns: int) -> bool:
             room = ctypes.c_uint64(len(samples) // 4)
             structures, until = ctypes.c_uint64(len(Workers.KINDS)), ctypes.c_uint64(until_ns)
             count = load.watch(until, ctypes.c_void_p(flags), structures, samples, room)
             values = iter(samples[: 4 * count])
             seen.extend(zip(values, values, values, values, strict=True))
+            return {flag for _, _, _, flag in seen} == {0, 1}
 
         Workers(recorder, load).run(SWITCHES, watch)
         changes = judge(recorder.records(), policy)

@@ -206,6 +206,22 @@ def test_a_scripted_history_is_drawn_exactly() -> None:
     assert seen.to == {1: (("Locks", "outer", "VCPU 1 waits"), 112)}
 
 
+def test_a_preemption_has_an_arrow_to_every_wait_it_delayed() -> None:
+    """Packets of very different lengths, in one trace."""
+    waiters = range(1, 300)
+    rows = [(1, vcpu, int(Kind.SCHED_IN), vcpu % 2, -1, 0) for vcpu in (0, *waiters)]
+    rows += [(5, 0, Kind.ACQUIRED, A, -1, 0)]
+    rows += [(10, vcpu, Kind.CONTENDED, A, -1, 0) for vcpu in waiters]
+    rows += [(20, 0, Kind.PREEMPTED, 0, -1, 0), (90, 0, Kind.SCHED_IN, 0, -1, 0)]
+    rows += [(100, 0, Kind.RELEASED, A, -1, 0)]
+    rows += [(100 + vcpu, vcpu, Kind.ACQUIRED, A, -1, Flag.SHARED) for vcpu in waiters]
+    seen = Timeline(written(events_of(rows, vcpus=300)))
+    assert set(seen.from_.values()) == {(("VCPUs", "VCPU 0"), 20)}
+    assert sorted(seen.to.values(), key=lambda end: end[1]) == [
+        (("Locks", "outer", f"VCPU {vcpu} waits"), 100 + vcpu) for vcpu in waiters
+    ]
+
+
 @pytest.mark.parametrize("guest", workload.names())
 def test_a_run_is_drawn_as_it_was(guest: str, tmp_path: Path) -> None:
     events = traced(guest, "with")

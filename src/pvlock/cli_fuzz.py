@@ -37,7 +37,7 @@ _COUNT = click.IntRange(1, 10**12)
 @click.option(
     "--per-case",
     type=click.IntRange(1, 10**9),
-    default=20_000,
+    default=10_000,
     show_default=True,
     metavar="N",
     help="What VCPU 0 of each guest does.",

@@ -24,7 +24,8 @@ _BELIEVED = (b"\x28\xb5\x2f\xfd", b"\x02\x21\x4c\x18", b"\x89LZO")
 
 
 class _Unpacker(Protocol):
-    eof: bool
+    @property
+    def eof(self) -> bool: ...
 
     def decompress(self, data: bytes, /) -> bytes: ...
 

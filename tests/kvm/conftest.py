@@ -14,20 +14,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from recorder import object_ids
 
 from pvlock import Machine, SystemEvent
+from recorder import object_ids
 
 FILES = os.environ.get("PVLOCK_LAB_FILES")
 DEADLINE_NS = 60_000_000_000
 
 if FILES is not None:
+    FOLDER = Path(FILES)
 
     @pytest.fixture(scope="session")
     def guest() -> Callable[[str], Path]:
         """Return a function that finds a test guest by its name."""
-        folder = Path(FILES)
-        return lambda name: folder / f"{name}.elf"
+        return lambda name: FOLDER / f"{name}.elf"
 
 
 @pytest.fixture(scope="session")
@@ -59,11 +59,11 @@ def nothing_left() -> Iterator[None]:
 
 
 def _descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def _threads() -> int:
-    return len(os.listdir("/proc/self/task"))
+    return sum(1 for _ in Path("/proc/self/task").iterdir())
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE_NS
 
+from kvm.conftest import DEADLINE_NS
 from pvlock import Machine, SystemEvent, workload
 
 Guest = Callable[[str], Path]

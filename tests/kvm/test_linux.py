@@ -12,9 +12,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Self
 
 import pytest
-from conftest import FILES
+
+from kvm.conftest import FILES
 
 _FOLDER = os.environ.get("PVLOCK_LINUX", "/guest" if FILES is not None else "")
 KERNEL, INITRD = Path(_FOLDER, "Image"), Path(_FOLDER, "initrd")
@@ -62,6 +64,14 @@ class Session:
         assert self.process.stdin is not None
         self.process.stdin.write(line.encode() + b"\n")
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._selector.close()
+        self.process.kill()
+        self.process.communicate()
+
     def end(self, seconds: float = 60) -> int:
         text, _ = self.process.communicate(timeout=seconds)
         self.text += text.decode("utf-8", "replace").replace("\r", "")
@@ -70,10 +80,14 @@ class Session:
 
 def test_a_session_with_a_reboot(nothing_left: None) -> None:
     """Prompt, commands, CPU off and on, a reboot that comes back, and power-off with status 0."""
-    session = Session(
+    with Session(
         *("--kernel", str(KERNEL), "--initrd", str(INITRD), "--vcpus", "4"),
         *("--append", "console=ttyAMA0 quiet"),
-    )
+    ) as session:
+        _converse(session)
+
+
+def _converse(session: Session) -> None:
     assert "policy preempted" in session.expect(r"^pvlock .*\n")[0]
     session.expect(PROMPT)
     session.say("nproc; uname -m; echo $((6 * 7))")
@@ -85,7 +99,7 @@ def test_a_session_with_a_reboot(nothing_left: None) -> None:
     assert session.expect(r"^([\d,-]+)\n")[1] == "0-3"
     # What Linux made of the device tree: the interrupt controller, and a console that interrupts.
     session.say("grep -c GICv3 /proc/interrupts; grep -o uart-pl011 /proc/interrupts")
-    assert int(session.expect(r"^(\d+)\nuart-pl011\n")[1]) > 2
+    assert int(session.expect(r"^(\d+)\nuart-pl011\n")[1]) >= 2
     session.say("reboot")
     session.expect(r"BusyBox")
     session.expect(PROMPT)
@@ -97,11 +111,11 @@ def test_a_session_with_a_reboot(nothing_left: None) -> None:
 
 
 def test_a_panic_ends_the_run(nothing_left: None) -> None:
-    session = Session(
+    with Session(
         *("--kernel", str(KERNEL), "--initrd", str(INITRD), "--vcpus", "1"),
         *("--append", "console=ttyAMA0 quiet rdinit=/nowhere root=/dev/nowhere"),
-    )
-    assert session.end(BOOT_SECONDS) == 1, session.text
+    ) as session:
+        assert session.end(BOOT_SECONDS) == 1, session.text
     error = session.text[session.text.index("pvlock: the guest gave up") :]
     assert "Kernel panic - not syncing: " in error.splitlines()[0]
     assert len(error.splitlines()) > 3
@@ -130,8 +144,8 @@ def test_a_wrong_file_is_one_line(
     if initrd is not None:
         disk.write_bytes(initrd)
         options += ["--initrd", str(disk)]
-    session = Session(*options)
-    assert session.end() == 1
+    with Session(*options) as session:
+        assert session.end() == 1
     (line,) = [line for line in session.text.splitlines() if "policy" not in line]
     assert line.startswith(f"pvlock: {tmp_path}")
     assert words in line

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE_NS
-from recorder import object_ids, object_ids_of
 
+from kvm.conftest import DEADLINE_NS
 from pvlock import Machine, Policy, SystemEvent, workload
 from pvlock.errors import ConfigError, EngineError, GuestFault
 from pvlock.memory_map import PVLOCK_BASE
+from recorder import object_ids, object_ids_of
 
 Guest = Callable[[str], Path]
 Start = Callable[..., subprocess.Popen[str]]
@@ -181,9 +181,9 @@ def test_in_a_pid_namespace(guest: Guest, script: Start) -> None:
         f"""
 import os
 import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from pvlock import Machine
-from test_machines import flags_seen
+from kvm.test_machines import flags_seen
 assert os.getpid() == 1
 with Machine(4, 1, engine="kvm") as machine:
     machine.load({str(guest("samples"))!r})

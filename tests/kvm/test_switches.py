@@ -7,12 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE_NS, FILES
-from recorder import Recorder
-from test_publisher import judge, permitted
 
+from kvm.conftest import DEADLINE_NS, FILES
 from pvlock import Machine, Policy, SystemEvent
 from pvlock.engines.kvm import engine
+from recorder import Recorder, judge, permitted
 
 VCPUS, PCPUS = 6, 2
 ROOM = 2_000_000

@@ -2,6 +2,7 @@
 """Plays one fuzz case, and judges what can be judged from outside and what the guest saw."""
 
 import hashlib
+import mmap
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ RAM_SIZE = 16 << 20
 _MOST_PROBLEMS = 10
 _LONGEST_OPERATION_NS = 2_000_000
 """Guest time after which a case has got stuck: this much for each operation of VCPU 0."""
-_PACE_NS = (1_000, 3_000_000)
+_START_NS = 20_000_000
+_PACE_NS = (1_000, 1_000_000)
 """Mean guest time from one look at the flags to the next: for each operation, and at most."""
 
 
@@ -96,7 +98,7 @@ def _times(case: Case) -> Iterator[int]:
     """Yield the times at which to look, in ns, at random."""
     source, now = random.Random(case.seed), 0
     pace = min(_PACE_NS[0] * case.operations, _PACE_NS[1])
-    while now < case.operations * _LONGEST_OPERATION_NS + 100_000_000:
+    while now < case.operations * _LONGEST_OPERATION_NS + _START_NS:
         now += source.randrange(1, 2 * pace)
         yield now
 
@@ -144,9 +146,9 @@ class Flags:
     def _stray(self) -> str:
         """Look at what is in the region besides structures: nothing may be."""
         addresses = self._machine.pvlock.addresses.values()
-        if not addresses:
+        end = max(addresses, default=0) + abi.STRUCTURE_SIZE
+        if not addresses or end % mmap.PAGESIZE == 0:
             return ""
-        end = max(addresses) + abi.STRUCTURE_SIZE
         slot = self._machine.memory.slot_of(min(addresses), abi.STRUCTURE_SIZE)
         assert slot is not None
         rest = self._machine.memory.read(end, slot.end - end, "fuzz")

@@ -66,7 +66,9 @@ def last_at(sorted_keys: Ints, wanted: Ints) -> Ints:
 
 def next_at(sorted_keys: Ints, wanted: Ints) -> Ints:
     """Return the first of `sorted_keys` at or after each wanted, or a key beyond all."""
-    return np.append(sorted_keys, _FURTHEST)[np.searchsorted(sorted_keys, wanted)]
+    place = np.searchsorted(sorted_keys, wanted)
+    place[place == len(sorted_keys)] = -1
+    return pick(sorted_keys, place, _FURTHEST)
 
 
 def pick(values: Ints, places: Ints, otherwise: int) -> Ints:
@@ -89,6 +91,13 @@ def fill(size: int, places: Ints, values: NDArray[Any], origins: Ints, initial: 
     source[places] = places
     np.maximum.accumulate(source, out=source)
     return result[source]
+
+
+def sums(values: NDArray[Any]) -> Ints:
+    """Return the sum of all values before each, and of all."""
+    result = np.zeros(len(values) + 1, np.int64)
+    np.cumsum(values, out=result[1:])
+    return result
 
 
 def reach(sorted_keys: Ints, ends: Ints, span: int) -> Ints:

@@ -13,7 +13,17 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from pvlock.trace.columns import Bools, Ints, distinct, fill, keys, last_at, pick, stable_order
+from pvlock.trace.columns import (
+    Bools,
+    Ints,
+    distinct,
+    fill,
+    keys,
+    last_at,
+    pick,
+    stable_order,
+    sums,
+)
 from pvlock.trace.events import Events, Kind
 from pvlock.trace.queues import Queues
 from pvlock.trace.waits import Pairing
@@ -152,6 +162,7 @@ def _pieces(
     for positions in own:
         begins[positions] = True
     order = stable_order(events.vcpu, events.vcpus)
+    begins = begins[order]
     every = keys(events.vcpu[order], span, order)
     others = [
         np.arange(events.vcpus, dtype=np.int64) * span,
@@ -161,17 +172,16 @@ def _pieces(
     foreign = distinct(np.concatenate(others))
     at = np.searchsorted(every, foreign)
     # A VCPU that grants itself a lock, or begins with the table, is there already.
-    known = np.append(every, -1)[at] == foreign
-    known &= np.append(begins[order], False)[at]
-    foreign, at = foreign[~known], at[~known]
-    begins = begins[order]
-    inserted = np.cumsum(np.bincount(at, minlength=count + 1), dtype=np.int32)[:count]
-    number = np.cumsum(begins, dtype=np.int32) + inserted - 1
+    inside = np.flatnonzero(at < count)
+    inside = inside[(every[at[inside]] == foreign[inside]) & begins[at[inside]]]
+    foreign, at = np.delete(foreign, inside), np.delete(at, inside)
+    so_far = sums(begins)
+    inserted = np.bincount(at, minlength=count + 1)[:count]
     piece_of = np.empty(count, np.int32)
-    piece_of[order] = number
-    key = np.empty(int(np.count_nonzero(begins)) + len(foreign), np.int64)
+    piece_of[order] = so_far[1:] + np.cumsum(inserted) - 1
+    key = np.empty(int(so_far[-1]) + len(foreign), np.int64)
     mine = np.ones(len(key), bool)
-    places = np.cumsum(np.append(0, begins))[at] + np.arange(len(at))
+    places = so_far[at] + np.arange(len(at))
     mine[places] = False
     key[places], key[mine] = foreign, every[begins]
     bounds = np.searchsorted(key, np.arange(events.vcpus + 1) * span).astype(np.int32)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvlock.trace.blame import Part, Segments
-from pvlock.trace.columns import Bools, Ints, expand, keys, last_at, starts, stops
+from pvlock.trace.columns import Bools, Ints, expand, keys, last_at, starts, stops, sums
 from pvlock.trace.events import Events
 from pvlock.trace.lives import GRANTED, NOTHING, Lives, State
 from pvlock.trace.waits import Pairing
@@ -91,20 +91,23 @@ class Meter:
         life, waits, time = self._life, self._pairing.waits, self.time
         begin, end = life.at(waits.vcpu, waits.first), life.until(waits.vcpu, waits.last)
         size = len(life.key)
-        step = np.bincount(begin, minlength=size + 1) - np.bincount(end, minlength=size + 1)
-        depth = np.cumsum(step, dtype=np.int32)[:size]
+        depth = np.zeros(size + 1, np.int32)
+        for edge, step in ((begin, 1), (end, -1)):
+            piece, count = np.unique_counts(edge)
+            depth[piece] += step * count.astype(np.int32)
+        depth = np.cumsum(depth, dtype=np.int32)[:size]
         whole = time[life.last] - time[life.first]
         kind, mixed, shares = self._kinds(depth > 0)
         parts = np.zeros((len(waits), len(Part)), np.int64)
         by_vcpu = np.zeros((self._vcpus, len(Part)), np.int64)
+        ns, before = np.empty_like(whole), np.zeros(size + 1, np.int64)
         for part in Part:
-            ns = np.where(kind == part, whole, 0)
+            np.multiply(whole, kind == part, out=ns)
             ns[mixed] = shares[part]
-            sums = _sums(ns)
-            parts[:, part] = sums[end] - sums[begin]
-            by_vcpu[:, part] = np.diff(sums[life.bounds])
-        awake = _sums(np.where(life.waiting & ~life.asleep, whole, 0))
-        asleep = _sums(np.where(life.asleep, whole, 0))
+            np.cumsum(ns, out=before[1:])
+            parts[:, part] = before[end] - before[begin]
+            by_vcpu[:, part] = np.diff(before[life.bounds])
+        awake, asleep = sums(whole * (life.waiting & ~life.asleep)), sums(whole * life.asleep)
         return Waits(
             vcpu=waits.vcpu,
             lock=waits.lock,
@@ -140,9 +143,9 @@ class Meter:
         shares = []
         for part in Part:
             mine = found.part == part
-            sums = _sums(np.where(mine, whole, 0))
-            beyond = np.where(mine[begin], before, 0) + np.where(mine[end], after, 0)
-            shares.append(sums[end + 1] - sums[begin] - beyond)
+            so_far = sums(whole * mine)
+            beyond = before * mine[begin] + after * mine[end]
+            shares.append(so_far[end + 1] - so_far[begin] - beyond)
         return kind, mixed, shares
 
     def delays(self) -> Delays:
@@ -226,8 +229,3 @@ class Meter:
                 break
             found.append((view % locks, vcpu))
         return found
-
-
-def _sums(values: Ints) -> Ints:
-    """Return the sum of all values before each, and of all."""
-    return np.append(0, np.cumsum(values))

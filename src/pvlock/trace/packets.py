@@ -41,19 +41,20 @@ class Templates:
 
     def packets(self, time: NDArray[np.int64], kind: NDArray[np.int64]) -> Iterator[bytes]:
         """Return the packets of these times and kinds, serialised, a chunk at a time."""
-        lengths = np.array([len(part) for part in self._parts])
-        starts = np.array([self._start(part) for part in self._parts])
-        table = np.zeros((len(self._parts), int(lengths.max(initial=1))), np.uint8)
-        for row, part in zip(table, self._parts, strict=True):
-            row[: len(part)] = np.frombuffer(part, np.uint8)
+        lengths = np.array([len(part) for part in self._parts], np.int64)
+        firsts = np.cumsum(lengths) - lengths
+        starts = np.array([self._start(part) for part in self._parts], np.int64)
+        joined = np.frombuffer(b"".join(self._parts), np.uint8)
         for first in range(0, len(time), _CHUNK):
             some = kind[first : first + _CHUNK]
-            rows = table[some]
-            places = starts[some][:, None] + np.arange(self.width)
-            rows[np.arange(len(some))[:, None], places] = self._varints(
-                time[first : first + _CHUNK]
-            )
-            yield rows[np.arange(rows.shape[1]) < lengths[some][:, None]].tobytes()
+            ends = np.cumsum(lengths[some])
+            begins = ends - lengths[some]
+            # Byte by byte: where in the joined templates it comes from.
+            source = np.arange(ends[-1]) + np.repeat(firsts[some] - begins, lengths[some])
+            chunk = joined[source]
+            places = (begins + starts[some])[:, None] + np.arange(self.width)
+            chunk[places] = self._varints(time[first : first + _CHUNK])
+            yield chunk.tobytes()
 
     def _varints(self, time: NDArray[np.int64]) -> NDArray[np.uint8]:
         sevens = time[:, None] >> 7 * np.arange(self.width) & 0x7F

@@ -69,10 +69,11 @@ class Stages:
 class Pairing:
     """Who waited and who owned, by the events.
 
-    `time` has the ns of each position, the end of the table included. `locks` are the addresses; elsewhere a lock is its place in there. `granted` is from where on a
-    waiter owned the lock already, `shared` says who waited as a reader. `unknown` are times in
-    which nobody can say who owned the lock. `cut` counts waits and holds with lost events in them,
-    `unmatched` those with events that do not fit. `acquired` counts by lock.
+    `time` has the ns of each position, the end of the table included. `locks` are the addresses;
+    elsewhere a lock is its place in there. `granted` is from where on a waiter owned the lock
+    already, `shared` says who waited as a reader. `unknown` are times in which nobody can say who
+    owned the lock. `cut` counts waits and holds with lost events in them, `unmatched` those with
+    events that do not fit. `acquired` counts by lock.
     """
 
     span: int

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence, Set
 from dataclasses import fields
+from typing import ClassVar
 
 from pvlock import abi
 from pvlock.engines.contract import (
@@ -50,6 +51,14 @@ class KvmEngine:
 
     name = "kvm"
     step_ns = 200_000_000
+    host_forces: ClassVar = {
+        "discovery-order": "the host's kernel answers ARCH_FEATURES itself",
+        "arch-features": "the host's kernel answers ARCH_FEATURES itself",
+        "arch-features-unset": "the host's kernel answers ARCH_FEATURES itself",
+        "arch-features-itself": "the host's kernel answers ARCH_FEATURES itself",
+        "uid": "the host's kernel has a UID of its own",
+    }
+    """The cases of the conformance suite that a stock kernel decides, and why."""
     slack_ns = 60_000_000_000
 
     def __init__(self, config: EngineConfig, slots: Sequence[MemorySlot]) -> None:
