@@ -64,8 +64,8 @@ int scheduled_out(struct sched_switch *args)
 
 /*
  * Whoever could have gone on has state 0 (TASK_RUNNING), or was preempted on its way to sleep. The
- * argument prev_state is not asked: it need not be 0 for a thread that was about to sleep and stayed
- * runnable because of a signal. The 0 of a thread that sleeps is written, though it is there already
+ * argument prev_state is not asked: some kernels pass what was there before a signal kept the thread
+ * from going to sleep. The 0 of a thread that sleeps is written, though it is there already
  * unless the switch that put the thread on its CPU was not traced.
  */
 SEC("tp_btf/sched_switch")

@@ -108,10 +108,9 @@ def judge(records: Iterator[Record], policy: Policy) -> dict[int, list[tuple[int
                 voluntary, preempted = counted[r.prev]
                 # The kernel's own count goes up by one at each switch: none is missing.
                 assert r.voluntary + r.preempted == voluntary + preempted + 1, r
-                # It calls a switch involuntary exactly when the thread is still runnable, but for
-                # one that wanted to sleep and was kept by a signal.
-                if not kept_by_signal(r):
-                    assert (r.preempted > preempted) == r.runnable, r
+                # It calls a switch involuntary only if the thread is still runnable; voluntary if
+                # it is not, or if it was about to sleep and a signal kept it from that.
+                assert r.runnable if r.preempted > preempted else not r.preempt, r
                 # Out without having been in: only if the kernel told nobody.
                 assert changes[r.prev][-1][2] == 0 or r.untraced, r
             counted[r.prev] = r.voluntary, r.preempted
@@ -120,11 +119,6 @@ def judge(records: Iterator[Record], policy: Policy) -> dict[int, list[tuple[int
             assert r.next_flag == 0, r
             changes.setdefault(r.next, []).append((r.before_ns, r.after_ns, r.next_flag))
     return changes
-
-
-def kept_by_signal(r: Record) -> bool:
-    """Say whether `prev` was about to sleep, and did not because of a signal."""
-    return not r.preempt and r.prev_state != 0 and r.state == 0
 
 
 def permitted(changes: list[tuple[int, int, int]], from_ns: int, to_ns: int, value: int) -> bool:

@@ -30,7 +30,6 @@ from recorder import (
     Record,
     Recorder,
     judge,
-    kept_by_signal,
     object_ids,
     object_ids_of,
     permitted,
@@ -177,18 +176,16 @@ def test_every_switch(policy: Policy, load: Any, tmp_path: Path) -> None:
 
 
 def report(policy: Policy, records: Iterator[Record], samples: int) -> None:
-    switches = out = still = kept = untraced = 0
+    switches = out = still = untraced = 0
     for r in records:
         switches += 1
         untraced += r.untraced
         if r.prev != NOBODY:
             out += 1
             still += r.runnable
-            kept += kept_by_signal(r)
     print(
         f"{policy}: {switches:,} switches, none lost; {out:,} away from a VCPU's thread, {still:,}"
-        f" of them while runnable ({kept} by a signal); {samples:,} samples; {untraced} others"
-        " untraced by the kernel"
+        f" of them while runnable; {samples:,} samples; {untraced} others untraced by the kernel"
     )
     assert 0 < still < out
 

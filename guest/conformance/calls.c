@@ -53,7 +53,7 @@ void conduit(void)
 	if (found.psci_version == UNDEFINED)
 		fail("the conduit's instruction is undefined");
 	else
-		expect_true("PSCI is older than 0.2", found.psci_version >= 2);
+		expect_true("PSCI is older than 0.2", (int)found.psci_version >= 2);
 }
 
 void smccc_version(void)

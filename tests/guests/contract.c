@@ -44,15 +44,17 @@ static void show(const char *name, u64 at)
 	taken[0] = taken[1] = taken[2] = taken[3] = ~0ul;
 }
 
-/* Run `code`; the handler comes back to the label behind it. */
-#define FAULT(name, code)                                                                 \
+/* Run `setup`, then `code`; the handler comes back to the label behind it. */
+#define FAULT_AFTER(name, setup, code)                                                    \
 	do {                                                                              \
-		asm volatile("adr %0, 1f\n\tstr %0, [%1]\n\tadr %0, 2f\n\t2: " code       \
-			     "\n\t1:" : "=&r"(at) : "r"(&resume), "r"(address)            \
-			     : "memory", "x0", "x1", "x2", "x3", "x30");                                          \
+		asm volatile("adr %0, 1f\n\tstr %0, [%1]\n\tadr %0, 2f\n\t" setup        \
+			     "\n\t2: " code "\n\t1:"                                     \
+			     : "=&r"(at) : "r"(&resume), "r"(address)                     \
+			     : "memory", "x0", "x1", "x2", "x3", "x30");                  \
 		show(name, at);                                                           \
 		resume = 0;                                                               \
 	} while (0)
+#define FAULT(name, code) FAULT_AFTER(name, "", code)
 
 void main(void)
 {
@@ -66,7 +68,7 @@ void main(void)
 	FAULT("UDF", "udf #3");
 	FAULT("BRK", "brk #5");
 	/* smc #0; a hypervisor may also take it for a call, which answers in X0 */
-	FAULT("SMC", "mov x0, #-2\n\tmov x1, x0\n\t.inst 0xd4000003");
+	FAULT_AFTER("SMC", "mov x0, #-2", ".inst 0xd4000003");
 	FAULT("SYSREG", "mrs x30, s3_0_c15_c2_7");
 	address = 0x7000000000; /* not mapped at stage 1 */
 	FAULT("LOAD", "ldr x30, [%2]");
@@ -83,6 +85,8 @@ void main(void)
 	asm volatile("dsb ish\n\tisb");
 	FAULT("NO-DEVICE", "ldr x30, [%2]");
 	address = board.uart; /* a device; but the access has no syndrome */
+	/* A register that changes: what a hypervisor may have shown of the device is void. */
+	asm volatile("str %w0, [%1, #0x24]" : : "r"(77), "r"(address) : "memory");
 	FAULT("NO-SYNDROME", "ldp x29, x30, [%2]");
 
 	/* From EL0: the vector is another one, and so is the stack pointer. */

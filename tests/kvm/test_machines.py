@@ -55,7 +55,7 @@ def test_registers_are_read_and_written(nothing_left: None) -> None:
 
 def test_two_machines_do_not_see_each_other(guest: Guest, nothing_left: None) -> None:
     """While one runs, each flag of the other stays as it is; then the other runs, and it is its."""
-    with Machine(4, 1, engine="kvm") as one, Machine(4, 1, engine="kvm") as other:
+    with Machine(4, 2, engine="kvm") as one, Machine(4, 2, engine="kvm") as other:
         assert one.pvlock.addresses == other.pvlock.addresses
         for machine, idle in ((one, other), (other, one)):
             machine.load(guest("samples"))
@@ -185,7 +185,7 @@ sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from pvlock import Machine
 from kvm.test_machines import flags_seen
 assert os.getpid() == 1
-with Machine(4, 1, engine="kvm") as machine:
+with Machine(4, 2, engine="kvm") as machine:
     machine.load({str(guest("samples"))!r})
     print(machine.run({DEADLINE_NS}), flags_seen(machine))
 """,

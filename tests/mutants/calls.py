@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Mutants of the hypercalls and of discovery."""
 
+import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from mutants.catalogue import Patch, mutant
 from pvlock import abi, fdt
+from pvlock.engines.emulator import psci
 from pvlock.engines.emulator.exits import Exits
 from pvlock.engines.emulator.psci import PowerOff, Psci
 from pvlock.engines.emulator.vcpu import EmulatedVcpu
@@ -232,7 +234,12 @@ def address_moves(patch: Patch) -> None:
     answers(patch, answer)
 
 
-@mutant("3.8", "PV_LOCK_PREEMPTED does not zero the structure", "zeroed-by-call")
+@mutant(
+    "3.8",
+    "PV_LOCK_PREEMPTED does not zero the structure",
+    "zeroed-by-call",
+    "zero-after-call",
+)
 def not_zeroed(patch: Patch) -> None:
     answers(patch, lambda c, v, f, _a: c.pvlock.ipa(v) if f == PREEMPTED else None)
 
@@ -267,10 +274,74 @@ def structures_far_apart(patch: Patch) -> None:
     patch(PvLockRegion, "set_address", set_address)
 
 
-@mutant("8.2", "the device tree says nothing of PV-lock", "node", "in-memory")
+@mutant(
+    "8.2",
+    "the device tree says nothing of PV-lock",
+    "node",
+    "in-memory",
+    "second-way-in",
+    "region-pages",
+)
 def no_node(patch: Patch) -> None:
     build = fdt.build
     patch(fdt, "build", lambda board: build(replace(board, pvlock_base=None)))
+
+
+@mutant("8.3", "the device tree has the node although PV-lock is off", "no-node")
+def node_although_off(patch: Patch) -> None:
+    build = fdt.build
+    patch(
+        fdt,
+        "build",
+        lambda board: build(replace(board, pvlock_base=PVLOCK_BASE, pvlock_size=mmap.PAGESIZE)),
+    )
+
+
+@mutant("3.8", "PV_LOCK_PREEMPTED returns an address that is in no memory", "address")
+def address_in_nothing(patch: Patch) -> None:
+    def answer(calls: Hypercalls, vcpu: int, function: int, _argument: int) -> int | None:
+        ipa = calls.pvlock.ipa(vcpu)
+        return ipa + (1 << 35) if function == PREEMPTED and ipa is not None else None
+
+    answers(patch, answer)
+
+
+@mutant("3.6", "ARCH_FEATURES does not know itself", "arch-features-itself")
+def arch_features_without_itself(patch: Patch) -> None:
+    asked = abi.SMCCC_ARCH_FEATURES
+    answers(patch, lambda _c, _v, f, a: -1 if f == a == asked else None)
+
+
+@mutant("3.7", "PV_LOCK_FEATURES does not know PV_LOCK_PREEMPTED", "features-preempted")
+def features_without_preempted(patch: Patch) -> None:
+    answers(patch, lambda _c, _v, f, a: -1 if (f, a) == (FEATURES, PREEMPTED) else None)
+
+
+@mutant("3.10", "the UID is another one at each call", "uid-call")
+def uid_changes(patch: Patch) -> None:
+    made: list[int] = []
+
+    def change(_: Hypercalls, _vcpu: int, before: Sequence[int], after: Registers) -> Registers:
+        if before[0] & U32 != abi.VENDOR_HYP_CALL_UID:
+            return after
+        made.append(1)
+        return (len(made), *after[1:])
+
+    registers(patch, change)
+
+
+@mutant("3.1", "PSCI_VERSION is NOT_SUPPORTED", "conduit", in_worker=True)
+def no_psci_version(patch: Patch) -> None:
+    def version(_psci: Psci, _vcpu: int, _x1: int, _x2: int, _x3: int) -> psci.PsciResult:
+        return psci.PsciResult(U64)
+
+    patch(psci, "_FUNCTIONS", {**psci._FUNCTIONS, abi.PSCI_VERSION: version})
+
+
+@mutant("8.5", "MPIDR_EL1 has its MT bit set", "affinity", in_worker=True)
+def mpidr_with_mt(patch: Patch) -> None:
+    mpidr = abi.mpidr_el1
+    patch(abi, "mpidr_el1", lambda vcpu: mpidr(vcpu) | 1 << 24)
 
 
 # ---- a VCPU that goes off and on ----

@@ -80,6 +80,7 @@ def stores_ignored(patch: Patch) -> None:
     "7.1",
     "stores without a syndrome (STP, STXR, atomics, SIMD, DC ZVA) write",
     "store-pair",
+    "store-atomic",
     in_worker=True,
 )
 def wide_stores_write(patch: Patch) -> None:

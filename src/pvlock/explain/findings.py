@@ -122,7 +122,7 @@ def find(events: Events, lock: str | None = None, top: int = 4) -> Findings:
         by_vcpu = np.zeros_like(found.by_vcpu)
         np.add.at(by_vcpu, waits.vcpu[mine], waits.parts[mine])
     delayed = mine[delays.wait]
-    preempted = events.kind[delays.event] == Kind.PREEMPTED
+    culprits, worst = _culprits(found, delayed, names, top)
     pairs = found.pairs(mine)
     off_cpu = pairs[:, :, list(OFF_CPU)].sum(axis=2)
     by_lock = {
@@ -138,8 +138,8 @@ def find(events: Events, lock: str | None = None, top: int = 4) -> Findings:
             for vcpu in range(events.vcpus)
         ],
         caused=[int(ns) for ns in off_cpu.sum(axis=0)],
-        worst=next(iter(_culprits(found, delayed & preempted, names, 1)), None),
-        culprits=_culprits(found, delayed, names, top),
+        worst=worst,
+        culprits=culprits,
         pairs=_pairs(pairs.sum(axis=2), off_cpu),
         chains=_chains(found, delayed, names, top),
     )
@@ -167,35 +167,37 @@ def _total(found: Attribution, which: Bools, parts: Ints | None = None) -> Total
     )
 
 
-def _culprits(found: Attribution, delayed: Bools, names: list[str], top: int) -> list[Culprit]:
-    """Return what had the highest costs, the highest first."""
+def _culprits(
+    found: Attribution, delayed: Bools, names: list[str], top: int
+) -> tuple[list[Culprit], Culprit | None]:
+    """Return what had the highest costs, the highest first, and the worst preemption."""
+    event, cost = found.costs(delayed)
+    order = np.lexsort((event, -cost))
+    preempted = found.events.kind[event[order]] == Kind.PREEMPTED
+    result = [_culprit(found, delayed, names, int(event[i]), int(cost[i])) for i in order[:top]]
+    worst = [
+        _culprit(found, delayed, names, int(event[i]), int(cost[i])) for i in order[preempted][:1]
+    ]
+    return result, worst[0] if worst else None
+
+
+def _culprit(
+    found: Attribution, delayed: Bools, names: list[str], event: int, cost: int
+) -> Culprit:
     delays, events = found.delays, found.events
-    rows = np.flatnonzero(delayed)
-    event, which = np.unique(delays.event[rows], return_inverse=True)
-    cost = np.zeros(len(event), np.int64)
-    ns = (delays.end - delays.start)[rows]
-    np.add.at(cost, which, ns)
-    worst = np.lexsort((event, -cost))[:top]
-    ends = found.ends_at(event[worst])
-    result = []
-    for place, end in zip(worst.tolist(), ends.tolist(), strict=True):
-        mine = rows[which == place]
-        kinds = delays.lock[mine] * len(Part) + delays.part[mine]
-        most = int(np.bincount(kinds, ns[which == place]).argmax())
-        at = int(event[place])
-        result.append(
-            Culprit(
-                vcpu=int(events.vcpu[at]),
-                reason=_reason(events, at),
-                start=int(events.time[at]),
-                end=end,
-                cost=int(cost[place]),
-                waits=len(np.unique(delays.wait[mine])),
-                lock=names[most // len(Part)],
-                queue=most % len(Part) in _QUEUE,
-            )
-        )
-    return result
+    mine = np.flatnonzero(delayed & (delays.event == event))
+    kinds = delays.lock[mine] * len(Part) + delays.part[mine]
+    most = int(np.bincount(kinds, (delays.end - delays.start)[mine]).argmax())
+    return Culprit(
+        vcpu=int(events.vcpu[event]),
+        reason=_reason(events, event),
+        start=int(events.time[event]),
+        end=int(found.ends_at(np.array([event]))[0]),
+        cost=cost,
+        waits=len(np.unique(delays.wait[mine])),
+        lock=names[most // len(Part)],
+        queue=most % len(Part) in _QUEUE,
+    )
 
 
 def _reason(events: Events, at: int) -> str:

@@ -92,30 +92,35 @@ class Meter:
         begin, end = life.at(waits.vcpu, waits.first), life.until(waits.vcpu, waits.last)
         size = len(life.key)
         depth = np.zeros(size + 1, np.int32)
-        for edge, step in ((begin, 1), (end, -1)):
-            piece, count = np.unique_counts(edge)
-            depth[piece] += step * count.astype(np.int32)
+        np.add.at(depth, begin, 1)
+        np.subtract.at(depth, end, 1)
         depth = np.cumsum(depth, dtype=np.int32)[:size]
         whole = time[life.last] - time[life.first]
         kind, mixed, shares = self._kinds(depth > 0)
         parts = np.zeros((len(waits), len(Part)), np.int64)
         by_vcpu = np.zeros((self._vcpus, len(Part)), np.int64)
+        # One buffer for all: there is a place in it for every piece.
         ns, before = np.empty_like(whole), np.zeros(size + 1, np.int64)
-        for part in Part:
-            np.multiply(whole, kind == part, out=ns)
-            ns[mixed] = shares[part]
+
+        def by_wait(which: Bools, several: Ints | None = None) -> Ints:
+            np.multiply(whole, which, out=ns)
+            if several is not None:
+                ns[mixed] = several
             np.cumsum(ns, out=before[1:])
-            parts[:, part] = before[end] - before[begin]
+            return np.asarray(before[end] - before[begin])
+
+        for part in Part:
+            parts[:, part] = by_wait(kind == part, shares[part])
             by_vcpu[:, part] = np.diff(before[life.bounds])
-        awake, asleep = sums(whole * (life.waiting & ~life.asleep)), sums(whole * life.asleep)
+        spun, asleep = by_wait(life.waiting & ~life.asleep), by_wait(life.asleep)
         return Waits(
             vcpu=waits.vcpu,
             lock=waits.lock,
             start=time[waits.first],
             end=time[waits.last],
             parts=parts,
-            spun=awake[end] - awake[begin],
-            asleep=asleep[end] - asleep[begin],
+            spun=spun,
+            asleep=asleep,
             shared=self._pairing.shared,
             open=waits.last == life.span - 1,
             inside=depth[begin] > 1,
