@@ -10,9 +10,9 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 
+import build_native
 import pytest
 
-import build_native
 from pvlock import Machine, SystemEvent
 from pvlock.lab import tools
 

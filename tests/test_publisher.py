@@ -338,8 +338,7 @@ def test_two_of_one_process_do_not_meet() -> None:
         single.start()
         ready.wait()
         one.buffer[64] = two.buffer[8] = 7  # no thread's: nobody may write there
-        wait_for(lambda: flag(one, 0) == 1)
-        assert (flag(two, 0), flag(two, 1)) == (0, 0)
+        wait_for(lambda: (flag(one, 0), flag(two, 0), flag(two, 1)) == (1, 0, 0))
         wake.set()
         both.join()
         single.join()

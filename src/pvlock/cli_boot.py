@@ -58,7 +58,7 @@ def run_file(
 
     def finished(machine: Machine) -> None:
         if files:
-            facts = asdict(settings) | {"pvlock": pvlock}
+            facts = report.settings_of(settings, settings.engine) | {"pvlock": pvlock}
             files.write("", machine.events(**facts), sys.stderr)
 
     def attach(machine: Machine) -> contextlib.AbstractContextManager[None]:
@@ -75,7 +75,8 @@ def run_file(
         if event is None:
             limit = (limit_ns or 0) / 1e6
             raise PvlockError(f"{settings.guest}: still running after {limit:g} ms (--duration)")
-        facts = asdict(settings) | {"pvlock": pvlock, "event": event}
+        facts = report.settings_of(settings, settings.engine)
+        facts |= {"pvlock": pvlock, "event": event}
         write(report.to_json(facts | {"usage": asdict(usage)}))
     print(f"pvlock: guest {event} after {report.time(usage.time_ns)}", file=sys.stderr)
 

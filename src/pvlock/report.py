@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from pvlock.workload import RUNS, Comparison, Result
+from pvlock.engines.contract import VIRTUAL_TIME
+from pvlock.workload import RUNS, Comparison, Result, Settings
 
 _NOISE = 0.005
 
@@ -69,13 +70,20 @@ def sentence(comparison: Comparison) -> str:
 
 def as_dict(comparison: Comparison, engine: str) -> dict[str, Any]:
     """Return everything that was measured; same settings and seed, same content."""
-    settings = asdict(comparison.settings) | {"engine": engine}
     return {
-        **settings,
+        **settings_of(comparison.settings, engine),
         "interrupted": comparison.interrupted,
         "runs": {name: _run(comparison.runs[name]) for name in RUNS if name in comparison.runs},
         "summary": sentence(comparison),
     }
+
+
+def settings_of(settings: Settings, engine: str) -> dict[str, Any]:
+    """Return the settings that hold on `engine`: a real host has slices and costs of its own."""
+    facts = asdict(settings) | {"engine": engine}
+    if engine == "kvm":
+        facts = {name: value for name, value in facts.items() if name not in VIRTUAL_TIME}
+    return facts
 
 
 def to_json(value: dict[str, Any]) -> str:

@@ -56,6 +56,10 @@ class EngineConfig:
     switch_ns: int = 3_000
 
 
+VIRTUAL_TIME = ("slice_ns", "quantum_ns", "script", "trap_wfe", "exit_ns", "switch_ns")
+"""What of an EngineConfig describes a host that is emulated; a real one is as it is."""
+
+
 @dataclass(frozen=True)
 class Switch:
     """A VCPU that got a CPU (`reason` None) or lost it, at `time_ns`."""

@@ -138,7 +138,7 @@ def segments(pairing: Pairing, queue: Queues, life: Lives) -> tuple[Segments, in
 
 def _wanted(holds: Intervals, waits: Intervals, span: int) -> Bools:
     """Return during which holds anybody waited for the lock."""
-    order = np.argsort(begins := keys(waits.lock, span, waits.first))
+    order = np.argsort(begins := keys(waits.lock, span, waits.first), kind="stable")
     begins = begins[order]
     furthest = reach(begins, waits.last[order], span)
     before = last_at(begins, keys(holds.lock, span, holds.last) - 1)
@@ -177,7 +177,7 @@ def _owners(holds: Intervals, waits: Intervals, life: Lives, locks: int) -> _Cla
 def _heads(holds: Intervals, queue: Queues, life: Lives, locks: int) -> _Claims:
     """Return when the head of a queue was off its CPU although the lock had come free for it."""
     span, places = life.span, queue.places
-    order = np.argsort(begins := keys(holds.lock, span, holds.first))
+    order = np.argsort(begins := keys(holds.lock, span, holds.first), kind="stable")
     begins = begins[order]
     furthest = reach(begins, holds.last[order], span)
     before = last_at(begins, keys(places.lock, span, queue.head))

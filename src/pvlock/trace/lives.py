@@ -193,7 +193,7 @@ def _stage_after(pairing: Pairing) -> Ints:
     waits, stages, span = pairing.waits, pairing.stages, pairing.span
     result = np.full(len(waits), NOTHING, np.int32)
     begin, end = (keys(waits.vcpu, span, position) for position in (waits.first, waits.last))
-    order = np.argsort(begin)
+    order = np.argsort(begin, kind="stable")
     # How many waits of the VCPU are open when each begins: those before it less those ended.
     depth = np.empty(len(waits), np.int64)
     depth[order] = np.arange(len(waits)) - np.searchsorted(np.sort(end), begin[order])

@@ -42,7 +42,7 @@ def queues(events: Events, pairing: Pairing) -> Queues:
     ends = np.flatnonzero(within & stops(len(member), same_wait))
     waits = pairing.waits.take(stages.wait[begins])
     places = Intervals(waits.vcpu, waits.lock, stages.first[begins], waits.last)
-    order = np.argsort(coming := keys(places.lock, span, places.first))
+    order = np.argsort(coming := keys(places.lock, span, places.first), kind="stable")
     coming, places = coming[order], places.take(order)
     _give_up(events, pairing, places, stages.first[ends][order])
     # In the order of coming, a place is the head once all before it have gone.

@@ -294,7 +294,7 @@ def _clip(events: Events, holds: Intervals, readers: Bools, time: Ints) -> None:
     skew of the clocks, the order of two VCPUs says nothing.
     """
     span, nothing = len(events) + 1, len(events)
-    order = np.argsort(begin := keys(holds.lock, span, holds.first))
+    order = np.argsort(begin := keys(holds.lock, span, holds.first), kind="stable")
     first, lock, begin = holds.first[order], holds.lock[order], begin[order]
     # Who took the lock next: anybody, for readers a writer.
     after = np.append(np.where(lock[1:] == lock[:-1], first[1:], nothing), nothing)[: len(order)]

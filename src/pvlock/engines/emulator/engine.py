@@ -28,7 +28,7 @@ from pvlock.engines.contract import (
 from pvlock.engines.emulator.protocol import Channel, unpack_error
 from pvlock.engines.emulator.vcpu import VcpuState, VmState
 from pvlock.engines.emulator.worker import state_size
-from pvlock.errors import PvlockError, StateError, WorkerDied
+from pvlock.errors import EngineError, PvlockError, StateError, WorkerDied
 from pvlock.memory import MemorySlot, anonymous_slot
 
 _EXIT_SECONDS = 5
@@ -67,6 +67,11 @@ class EmulatorEngine:
                 # The same modules as ours, however this interpreter found them.
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
+        except OSError as error:
+            ours.close()
+            self._last_words.close()
+            self._state.close()
+            raise EngineError(f"cannot start the emulator's worker: {error.strerror}") from error
         finally:
             theirs.close()
         self._channel: Channel | None = Channel(ours)

@@ -86,7 +86,6 @@ class _Said(threading.local):
 _said = _Said()
 
 
-@_PRINT
 def _keep(level: int, form: bytes, arguments: int) -> int:
     if level < _LEVEL_DEBUG and len(_said.text) < _LOG_LIMIT:
         # `arguments` is a va_list, which x86-64 and arm64 both pass as a pointer.
@@ -96,6 +95,9 @@ def _keep(level: int, form: bytes, arguments: int) -> int:
         vsnprintf(line, _LOG_LIMIT, form, arguments)
         _said.text += line.value
     return 0
+
+
+_callback = _PRINT(_keep)  # libbpf keeps no reference that Python can see
 
 
 @functools.cache
@@ -133,7 +135,7 @@ def libbpf() -> Any:
     ):
         function = getattr(lib, name)
         function.restype, function.argtypes = result, arguments
-    lib.libbpf_set_print(_keep)
+    lib.libbpf_set_print(_callback)
     return lib
 
 

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from pvlock import abi
 from pvlock.engines.contract import (
+    VIRTUAL_TIME,
     EngineConfig,
     Handler,
     Switch,
@@ -31,8 +32,6 @@ from pvlock.memory import MemorySlot
 
 _POLL_SECONDS = 0.01
 """How long a coalesced write may wait."""
-_VIRTUAL_TIME = ("slice_ns", "quantum_ns", "script", "trap_wfe", "exit_ns", "switch_ns")
-"""What describes a host that is emulated; a real one is as it is."""
 
 
 class PublishedSlot(MemorySlot):
@@ -258,7 +257,7 @@ class KvmEngine:
 
 def _refuse_virtual_time(config: EngineConfig) -> None:
     default = {field.name: field.default for field in fields(EngineConfig)}
-    for name in _VIRTUAL_TIME:
+    for name in VIRTUAL_TIME:
         if getattr(config, name) != default[name]:
             raise ConfigError(f"{name}: the kvm engine runs on a real host, which has its own")
     if config.record:

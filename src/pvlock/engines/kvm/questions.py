@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pvlock import abi
 from pvlock.engines.kvm import bpf, ioctl
 from pvlock.engines.kvm.publisher import NEEDS, OBJECT, Need, Publisher, not_permitted
-from pvlock.engines.kvm.vm import open_kvm, supported
+from pvlock.engines.kvm.vm import ipa_bits, open_kvm, supported
 from pvlock.errors import EngineError, EngineUnavailable
 
 _LINUX = "use Linux 6.4 or newer"
@@ -97,8 +97,8 @@ def _vm(host: Host) -> str:
         raise EngineError("a KVM of another architecture cannot be asked")
     if host.kvm is None:
         raise EngineError("there is no KVM to ask")
-    with _absent("KVM refuses a VM with 40-bit addresses", "use a CPU that has them"):
-        host.vm = host.keep(ioctl.call(host.kvm, ioctl.CREATE_VM, 0))
+    with _absent("KVM refuses a VM", "use a CPU and a kernel that have arm64 KVM"):
+        host.vm = host.keep(ioctl.call(host.kvm, ioctl.CREATE_VM, ipa_bits(host.kvm)))
     return f"KVM made one, of up to {supported(host.vm, ioctl.CAP_MAX_VCPUS)} VCPUs"
 
 

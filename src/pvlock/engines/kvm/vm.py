@@ -15,6 +15,7 @@ from pvlock.memory import MemorySlot
 
 _INTERRUPTS = 64
 """As the emulator's GIC: 32 of each VCPU, 32 of devices."""
+_IPA_BITS = 40
 _SPI = 1 << 24  # KVM_ARM_IRQ_TYPE_SPI in KVM_IRQ_LINE
 
 
@@ -62,7 +63,7 @@ class KvmVm:
         self._kvm = open_kvm()
         self.fd = self._gic = -1
         try:
-            self.fd = ioctl.must("create a VM", self._kvm, ioctl.CREATE_VM, 0)
+            self.fd = ioctl.must("create a VM", self._kvm, ioctl.CREATE_VM, ipa_bits(self._kvm))
             self._add_slots(slots)
             self._enable(ioctl.CAP_ARM_NISV_TO_USER)
             run_size = ioctl.must("size kvm_run", self._kvm, ioctl.GET_VCPU_MMAP_SIZE)
@@ -182,6 +183,11 @@ class KvmVm:
             ioctl.ENABLE_CAP,
             ioctl.EnableCap(capability),
         )
+
+
+def ipa_bits(kvm: int) -> int:
+    """Return the width of guest addresses to ask for: 40 bits, or as many as this CPU has."""
+    return min(supported(kvm, ioctl.CAP_ARM_VM_IPA_SIZE), _IPA_BITS)
 
 
 def supported(fd: int, capability: int) -> int:
