@@ -48,6 +48,7 @@ check: $(VENV)/developed
 bench: $(VENV)/developed
 	$(BIN)/python benchmarks/gain.py
 	$(BIN)/python benchmarks/trace_cost.py
+	$(BIN)/python benchmarks/explain.py
 	$(BIN)/python benchmarks/speed.py --write
 	$(BIN)/python benchmarks/publisher.py --write
 

@@ -2,8 +2,9 @@
 """What `pvlock explain` takes for up to 10 million events: time, memory, and if both grow linearly.
 
 The events are those of real runs of four guests, with and without PV-lock, one after the other as
-often as it takes. Each size is measured in a process of its own. Fails where 10 million events take
-more than 10 s of CPU time or 2 GiB.
+often as it takes. Each size is measured in a process of its own. Seconds depend on the host and on
+what else it does; beside them is how often as many keys could have been sorted. Fails where 10
+million events take more than 12 such sorts, or more than 2 GiB.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ from pvlock.trace.events import Events
 from pvlock.workload import Settings
 
 SIZES = 1_250_000, 2_500_000, 5_000_000, 10_000_000
-MOST_SECONDS, MOST_GIB, MOST_GROWTH = 10.0, 2.0, 2.6
+MOST_SORTS, MOST_GIB, MOST_GROWTH = 12.0, 2.0, 1.25
 COLUMNS = ("time", "vcpu", "kind", "object", "other", "flags")
 GUESTS = ("mutex", "rwsem", "qspinlock", "ticket")
 
@@ -90,12 +91,12 @@ def main() -> None:
             command = [sys.executable, __file__, folder]
             done = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         count, cpu, wall, peak, sort = map(float, done.split())
-        taken.append(cpu)
+        taken.append(cpu / sort)
         print(f"{count:12,.0f} {cpu:7.1f} {wall:7.1f} {peak:6.2f} {cpu / sort:9.1f}x")
     growth = taken[-1] / taken[-2]
-    print(f"twice the events take x{growth:.2f} of the time")
-    if taken[-1] > MOST_SECONDS or peak > MOST_GIB or growth > MOST_GROWTH:
-        sys.exit(f"more than {MOST_SECONDS:g} s, {MOST_GIB:g} GiB or x{MOST_GROWTH:g}")
+    print(f"an event takes x{growth:.2f} of the time where there are twice as many")
+    if taken[-1] > MOST_SORTS or peak > MOST_GIB or growth > MOST_GROWTH:
+        sys.exit(f"more than {MOST_SORTS:g} sorts, {MOST_GIB:g} GiB or x{MOST_GROWTH:g}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pvlock.explain import findings, timeline
 from pvlock.explain.findings import Chain, Culprit, Pair, find, sentence, vcpu_ms
 from pvlock.trace import perfetto
 from pvlock.trace.attribution import Part
-from pvlock.trace.events import Events, Flag
+from pvlock.trace.events import Events, Flag, Setting
 from tracing import (
     ACQUIRED,
     BLOCKED,
@@ -49,7 +49,12 @@ def story(scale: int = MS, pvlock: bool = False) -> Events:
     events = table([(at * scale, *rest) for at, *rest in lines], end=21 * scale)
     events.names = {L: "outer", M: "inner"}
     events.flags[7] = Flag.SCRIPT
-    settings = {"guest": "story", "engine": "emulator", "policy": "preempted", "pvlock": pvlock}
+    settings: dict[str, Setting] = {
+        "guest": "story",
+        "engine": "emulator",
+        "policy": "preempted",
+        "pvlock": pvlock,
+    }
     return dataclasses.replace(events, settings=settings)
 
 
@@ -254,7 +259,7 @@ def test_refusals(tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("not a trace\n")
     empty = saved(table([(0, 0, IN)]), tmp_path / "empty.pftrace")
-    for arguments, status, words in (
+    cases: list[tuple[list[str | Path], int, str]] = [
         ([tmp_path / "none"], 1, "No such file"),
         ([tmp_path], 1, "Is a directory"),
         ([text], 1, "text: not a Perfetto trace"),
@@ -265,7 +270,8 @@ def test_refusals(tmp_path: Path) -> None:
         ([good, "--figure", tmp_path / "a.jpg"], 2, "must end in .png or .svg"),
         ([good, "--figure", tmp_path / "no" / "a.png"], 2, "cannot be written there"),
         ([good, "--json", tmp_path], 2, "is a directory"),
-    ):
+    ]
+    for arguments, status, words in cases:
         done = explain(*arguments)
         said = [x for x in done.err.splitlines() if x and not x.startswith(("Usage:", "Try "))]
         assert done.status == status, (arguments, done)
@@ -280,7 +286,7 @@ def test_refusals(tmp_path: Path) -> None:
 )
 def test_missing_extras(module: str, extra: str, figure: bool, tmp_path: Path) -> None:
     path = saved(story(), tmp_path / "story.pftrace")
-    options = ["--figure", tmp_path / "a.png"] if figure else []
+    options: list[str | Path] = ["--figure", tmp_path / "a.png"] if figure else []
     done = explain(path, *options, before=f"sys.modules[{module!r}] = None")
     assert done.status == 2
     assert f"{module}, which is not installed: pip install 'pvlock[{extra}]'" in done.err
