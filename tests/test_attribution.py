@@ -314,6 +314,21 @@ def test_lost_events_make_it_unknown() -> None:
     assert (found.cut, found.unmatched) == (1, 0)
 
 
+def test_whoever_lost_events_may_have_had_any_of_its_locks() -> None:
+    """Between the last event before the loss and the first after; and until a stray RELEASED."""
+    lines: list[Line] = [
+        *on(0, 1, 2), (5, 0, ACQUIRED, L), (6, 0, RELEASED, L), (7, 0, ACQUIRED, M),
+        (8, 2, ACQUIRED, L), (10, 1, CONTENDED, L), (12, 0, RELEASED, M), (20, 0, LOST, 3),
+        (30, 0, ACQUIRED, M), (32, 0, RELEASED, M), (40, 2, RELEASED, L), (41, 1, ACQUIRED, L),
+    ]  # fmt: skip
+    found = attribute(table(lines))
+    assert parts(found) == {"owner_running": 2 + 10, "unknown": 18, "no_owner": 1}
+    assert (found.cut, found.unmatched) == (0, 0)
+    found = attribute(table([*lines[:-2], (35, 0, RELEASED, L), *lines[-2:]]))
+    assert parts(found) == {"owner_running": 2 + 5, "unknown": 23, "no_owner": 1}
+    assert (found.cut, found.unmatched) == (1, 0)
+
+
 def test_a_wait_that_was_cut_is_no_wait() -> None:
     found = attribute(
         table([

@@ -81,7 +81,7 @@ class Console:
                 data = os.read(self._stdout.fileno(), 65536)
                 assert data, f"ended without {words!r}: ...{self.text[-2000:]}"
                 text = data.decode("utf-8", "replace").replace("\r", "")
-                self.text += text.replace(CURSOR, "")
+                self.text = (self.text + text).replace(CURSOR, "")
         before = self.text[self._at : found]
         self._at = found + len(words)
         return before
