@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Boots Linux by pvlock and by QEMU, side by side, on a host with KVM; or by pvlock many times.
 
-Measured from the start of the VMM's process: the kernel's first byte on the console, and the shell's
+Measured from the start of the VMM: the kernel's first byte on the console, and the shell's
 prompt; and the VMM's largest resident memory. Same kernel, initrd, arguments, CPUs and memory, in
 turns. On a machine that is no arm64 host:
 

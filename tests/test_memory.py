@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """memory.py: one bounds check, and no address that gets around it."""
 
+import ctypes
 import mmap
 import os
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvlock.errors import ConfigError, MemoryAccessError
-from pvlock.memory import GuestMemory, MemorySlot, anonymous_slot
+from pvlock.memory import GuestMemory, MemorySlot, anonymous_slot, private_slot
 
 RAM, RAM_SIZE = 0x4000_0000, 0x4000
 REGION, REGION_SIZE = RAM + RAM_SIZE, 0x1000
@@ -160,3 +161,23 @@ def test_close_twice() -> None:
     assert made.fd is None
     with pytest.raises(ConfigError):
         anonymous_slot(0, 0, "empty")
+
+
+@pytest.mark.parametrize("base", [RAM, RAM + (1 << 20), RAM + 0x3000])
+def test_private_memory_lies_as_in_the_guest(base: int) -> None:
+    """A huge page of ours is one of the guest's; closing it leaves nothing behind."""
+    memory = GuestMemory()
+    memory.add(private_slot(base, 5 << 20, "ram"))
+    (one,) = memory.slots
+    address = ctypes.addressof(ctypes.c_char.from_buffer(one.buffer))
+    assert (address - base) % (2 << 20) == 0
+    assert memory.read(one.end - 8, 8, "test") == bytes(8)
+    memory.write(one.end - 3, b"abc", "test")
+    assert memory.read(one.end - 3, 3, "test") == b"abc"
+    memory.close()
+    memory.close()
+
+
+def test_private_memory_of_no_size() -> None:
+    with pytest.raises(ConfigError, match="below 1"):
+        private_slot(RAM, 0, "ram")

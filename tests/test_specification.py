@@ -17,7 +17,7 @@ TEXT = (ROOT / "SPECIFICATION.md").read_text(encoding="utf-8")
 TAGS = {"document", "series", "pvlock", "DEN0028", "DEN0022", "DEN0057"}
 
 CLAUSE = re.compile(r"\*\*(\d+)\.(\d+)\*\* ((?:\[\w+\] )*)(.*)", re.DOTALL)
-REFERENCE = re.compile(r"`(tests/\w+\.py)::(\w+)`")
+REFERENCE = re.compile(r"`(tests/(?:kvm/)?\w+\.py)::(\w+)`")
 ROW = re.compile(r"^\| `(\w+)` \| `(\S+)` \|.*\| \[(\w+)\] \|$", re.MULTILINE)
 
 

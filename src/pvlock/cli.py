@@ -238,11 +238,13 @@ def _default_pcpus(engine: str) -> int:
 
 def _default_policy(file: str | None) -> Policy:
     """Linux must not take a sleeping VCPU for a preempted one (SPECIFICATION.md, 6.5 and E3)."""
-    from pvlock.image import is_linux
+    from pvlock.image import HEADER_BYTES, is_linux
 
     with contextlib.suppress(OSError):
-        if file and Path(file).is_file() and is_linux(Path(file).read_bytes()):
-            return Policy.PREEMPTED
+        if file and Path(file).is_file():
+            with Path(file).open("rb") as image:
+                if is_linux(image.read(HEADER_BYTES)):
+                    return Policy.PREEMPTED
     return Policy.SCHEDULED_OUT
 
 

@@ -8,19 +8,22 @@ import enum
 import io
 import struct
 from dataclasses import dataclass
-from typing import NamedTuple
-
-from elftools.elf.elffile import ELFFile
-from elftools.elf.segments import Segment as ElfSegment
+from typing import TYPE_CHECKING, NamedTuple
 
 from pvlock.errors import ImageError
 from pvlock.memory import GuestMemory, MemorySlot
+
+if TYPE_CHECKING:
+    from elftools.elf.elffile import ELFFile
+    from elftools.elf.segments import Segment as ElfSegment
 
 _IPA_LIMIT = 2**64
 _INSTRUCTION = 4
 
 # Linux, Documentation/arch/arm64/booting.rst.
 _LINUX_HEADER = struct.Struct("<IIQQQ24s4sI")
+HEADER_BYTES = _LINUX_HEADER.size
+"""What is_linux() needs of a file."""
 _LINUX_MAGIC = b"ARM\x64"
 _LINUX_ALIGNMENT = 2 << 20
 _LINUX_BIG_ENDIAN = 1
@@ -195,6 +198,9 @@ def _check_whole(data: bytes, name: str) -> None:
 
 
 def _parse_elf(data: bytes, name: str) -> Image:
+    # A large library, which a Linux Image does not need.
+    from elftools.elf.elffile import ELFFile
+
     elf = ELFFile(io.BytesIO(data))
     if elf.elfclass != 64:
         raise ImageError(f"{name}: a {elf.elfclass}-bit ELF file; only 64-bit guests run")
@@ -218,7 +224,7 @@ def _parse_elf(data: bytes, name: str) -> Image:
     return Image(name, kind, _physical_entry(elf["e_entry"], loads), segments, alignment)
 
 
-def _program_headers(elf: ELFFile, data: bytes, name: str) -> list[ElfSegment]:
+def _program_headers(elf: "ELFFile", data: bytes, name: str) -> "list[ElfSegment]":
     # All ranges are checked here, so that reading them later stays within the file.
     start, count = elf["e_phoff"], elf["e_phnum"]
     if count and elf["e_phentsize"] != _PROGRAM_HEADER_SIZE:
@@ -238,7 +244,7 @@ def _program_headers(elf: ELFFile, data: bytes, name: str) -> list[ElfSegment]:
     return headers
 
 
-def _refuse_loader(header: ElfSegment, name: str) -> None:
+def _refuse_loader(header: "ElfSegment", name: str) -> None:
     """Refuse what only a dynamic loader could run: there is none below a guest."""
     if header["p_type"] == "PT_INTERP":
         raise ImageError(f"{name}: needs a dynamic loader; link it statically")
@@ -254,7 +260,7 @@ def _refuse_loader(header: ElfSegment, name: str) -> None:
             raise ImageError(f"{name}: has dynamic relocations; link it at a fixed address")
 
 
-def _physical_entry(entry: int, loads: list[ElfSegment]) -> int:
+def _physical_entry(entry: int, loads: "list[ElfSegment]") -> int:
     # e_entry is a virtual address, but a guest starts with its MMU off.
     for segment in loads:
         if 0 <= entry - segment["p_vaddr"] < segment["p_memsz"]:

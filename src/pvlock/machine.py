@@ -150,7 +150,8 @@ class Machine:
         self.console = Console(output)
         self.memory = GuestMemory(mmap.PAGESIZE)
         try:
-            self._ram = self._slot(memory_map.RAM_BASE, ram_size, "ram")
+            self._ram = open_engine.ram_slot(memory_map.RAM_BASE, ram_size, "ram")
+            self.memory.add(self._ram)
             size = region_size(vcpus)
             if pvlock:
                 slot = open_engine.published_slot(config, memory_map.PVLOCK_BASE, size, "pvlock")

@@ -6,6 +6,8 @@ or so that address plus size wraps around. What is not wholly inside one slot ra
 MemoryAccessError and touches nothing.
 """
 
+import contextlib
+import ctypes
 import mmap
 import os
 import tempfile
@@ -15,6 +17,7 @@ from pvlock.errors import ConfigError, MemoryAccessError
 
 IPA_LIMIT = 2**64
 _ZEROS = bytes(1 << 16)
+_HUGE_PAGE = 2 << 20
 
 
 @dataclass(eq=False)
@@ -32,6 +35,7 @@ class MemorySlot:
     readonly: bool = False
     fd: int | None = None
     _mapping: mmap.mmap | None = field(default=None, repr=False)
+    _whole: memoryview | None = field(default=None, repr=False)
 
     @property
     def end(self) -> int:
@@ -44,6 +48,8 @@ class MemorySlot:
         Raises BufferError while somebody else, such as an engine, still holds the buffer.
         """
         self.buffer.release()
+        if self._whole is not None:
+            self._whole.release()
         if self._mapping is not None:
             self._mapping.close()
         if self.fd is not None:
@@ -67,6 +73,23 @@ def anonymous_slot(base: int, size: int, name: str, readonly: bool = False) -> M
         os.close(fd)
         raise
     return MemorySlot(base, size, name, memoryview(mapping), readonly, fd, mapping)
+
+
+def private_slot(base: int, size: int, name: str) -> MemorySlot:
+    """Return a slot of `size` zero bytes at IPA `base`, in huge pages where the host has some.
+
+    Nobody else can map it. It lies in our memory as it does in the guest's, so that a huge page of
+    one is one of the other. The caller closes it. Raises ConfigError for a size below 1.
+    """
+    if size < 1:
+        raise ConfigError(f"memory slot {name}: its size of {size} bytes is below 1")
+    mapping = mmap.mmap(-1, size + _HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            mapping.madvise(mmap.MADV_HUGEPAGE)
+    whole = memoryview(mapping)
+    start = (base - ctypes.addressof(ctypes.c_char.from_buffer(mapping))) % _HUGE_PAGE
+    return MemorySlot(base, size, name, whole[start : start + size], _mapping=mapping, _whole=whole)
 
 
 def _shared_memory(name: str) -> int:

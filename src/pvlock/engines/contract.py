@@ -200,6 +200,9 @@ class Recording(Protocol):
 class Opener(Protocol):
     """Creates the engine's machine over the memory slots."""
 
+    def ram_slot(self, base: int, size: int, name: str, /) -> MemorySlot:
+        """Return the slot that will be the guest's RAM."""
+
     def published_slot(
         self, config: EngineConfig, base: int, size: int, name: str, /
     ) -> MemorySlot:

@@ -87,6 +87,8 @@ class EmulatorEngine:
             self.close()
             raise
 
+    ram_slot = staticmethod(anonymous_slot)
+
     @staticmethod
     def published_slot(config: EngineConfig, base: int, size: int, name: str) -> MemorySlot:
         """See contract.Opener."""

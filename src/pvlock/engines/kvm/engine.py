@@ -28,7 +28,7 @@ from pvlock.engines.kvm.thread import VcpuThread
 from pvlock.engines.kvm.vcpu import Exit, Hypercall, KvmVcpu, Mmio, Undecoded
 from pvlock.engines.kvm.vm import KvmVm
 from pvlock.errors import ConfigError, EngineError, StateError
-from pvlock.memory import MemorySlot
+from pvlock.memory import MemorySlot, private_slot
 
 _POLL_SECONDS = 0.01
 """How long a coalesced write may wait."""
@@ -85,6 +85,8 @@ class KvmEngine:
         except BaseException:
             self._vm.close()
             raise
+
+    ram_slot = staticmethod(private_slot)
 
     @staticmethod
     def published_slot(config: EngineConfig, base: int, size: int, name: str) -> MemorySlot:
