@@ -66,6 +66,9 @@ class Neighbour:
     def __init__(self, engine: str = "emulator") -> None:
         """Run it alone, once. Raises EngineError where it cannot run at all."""
         self._settings = replace(_NEIGHBOUR, engine=engine)
+        if engine == "kvm":  # the host is as it is
+            pcpus = min(_NEIGHBOUR.pcpus, len(os.sched_getaffinity(0)))
+            self._settings = replace(self._settings, pcpus=pcpus, slice_ns=Settings.slice_ns)
         self._alone = self._run()
 
     def problems(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 
 import hashlib
 import mmap
+import os
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ RAM_SIZE = 16 << 20
 _MOST_PROBLEMS = 10
 _LONGEST_OPERATION_NS = 2_000_000
 """Guest time after which a case has got stuck: this much for each operation of VCPU 0."""
-_START_NS = 20_000_000
 _PACE_NS = (1_000, 1_000_000)
 """Mean guest time from one look at the flags to the next: for each operation, and at most."""
 
@@ -58,7 +58,7 @@ def play(case: Case, cancelled: Callable[[], bool] = lambda: False) -> Played:
         flags = Flags(machine, case)
         event, stopped, digest = None, False, ""
         try:
-            for until in _times(case):
+            for until in _times(case, machine.engine.step_ns, machine.engine.slack_ns):
                 event = machine.run(until)
                 problems += flags.problems()
                 stopped = cancelled()
@@ -77,6 +77,17 @@ def play(case: Case, cancelled: Callable[[], bool] = lambda: False) -> Played:
 
 
 def _machine(case: Case) -> Machine:
+    if case.engine == "kvm":  # the host is as it is
+        pcpus = min(case.pcpus, len(os.sched_getaffinity(0)))
+        return Machine(
+            case.vcpus,
+            pcpus,
+            engine=case.engine,
+            pvlock=case.pvlock,
+            policy=case.policy,
+            ram_size=RAM_SIZE,
+            bootargs=_bootargs(case),
+        )
     return Machine(
         case.vcpus,
         case.pcpus,
@@ -87,18 +98,22 @@ def _machine(case: Case) -> Machine:
         slice_ns=case.slice_ns,
         quantum_ns=case.quantum_ns,
         seed=case.seed,
-        bootargs=f"seed={case.seed} operations={case.operations}",
-        record=case.engine == "emulator",
+        bootargs=_bootargs(case),
+        record=True,
         trap_wfe=case.trap_wfe,
         exit_ns=case.exit_ns,
     )
 
 
-def _times(case: Case) -> Iterator[int]:
+def _bootargs(case: Case) -> str:
+    return f"seed={case.seed} operations={case.operations}"
+
+
+def _times(case: Case, step_ns: int, slack_ns: int) -> Iterator[int]:
     """Yield the times at which to look, in ns, at random."""
     source, now = random.Random(case.seed), 0
-    pace = min(_PACE_NS[0] * case.operations, _PACE_NS[1])
-    while now < case.operations * _LONGEST_OPERATION_NS + _START_NS:
+    pace = max(min(_PACE_NS[0] * case.operations, _PACE_NS[1]), step_ns)
+    while now < case.operations * _LONGEST_OPERATION_NS + slack_ns:
         now += source.randrange(1, 2 * pace)
         yield now
 
