@@ -14,6 +14,11 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import build_native  # noqa: E402 - it is beside the tests, not installed
 
+from pvlock.engines.kvm import probe  # noqa: E402
+
+# They need an arm64 host with KVM. Elsewhere tests/test_kvm_in_lab.py runs them in the lab.
+collect_ignore = [] if probe.usable() else ["kvm"]
+
 # Machines differ in speed, and a failure must be the same for everybody.
 hypothesis.settings.register_profile("pvlock", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("pvlock")
