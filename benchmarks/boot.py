@@ -3,8 +3,8 @@
 
 Measured from the start of the VMM: the kernel's first byte on the console, and the shell's
 prompt; and the VMM's largest resident memory. Same kernel, initrd, arguments, CPUs and memory, in
-turns. --lab does it in the lab, on a machine that is no arm64 host; --write makes the table the last
-section of docs/benchmarks.md.
+turns. --lab does it in the lab, on a machine that is no arm64 host; --write makes the table the
+last section of docs/benchmarks.md.
 
 --boots N boots pvlock's guest N times in a row, types poweroff each time, and looks for what is
 left behind.
@@ -25,10 +25,10 @@ PROMPT = b"~ # "
 APPEND = "console=ttyAMA0"
 SECONDS = 300
 TITLE = "## Linux, from the start of the VMM"
-WHAT = """Written by benchmarks/boot.py: Debian's kernel and a busybox initrd, 2 VCPUs, 512 MiB, on the
-lab's virtual arm64 host, where every instruction is emulated. Only the ratios mean anything there,
-and they say little of silicon: starting Python is dear where all code is emulated, and so is each
-exit. Median (range) over the turns."""
+WHAT = """Written by benchmarks/boot.py: Debian's kernel and a busybox initrd, 2 VCPUs, 512 MiB, on
+the lab's virtual arm64 host, where every instruction is emulated. Only the ratios mean anything
+there, and they say little of silicon: starting Python is dear where all code is emulated, and so is
+each exit. Median (range) over the turns."""
 
 
 @dataclass(frozen=True)
