@@ -41,6 +41,7 @@ class EmulatorEngine:
     step_ns = 1
     slack_ns = 50_000_000
     counter = Counter(1_000_000_000)
+    lost_switches = ()
     patience_s = 30.0
     """Seconds without an answer, and without progress of any VCPU, before the worker is killed."""
     worker = f"{__package__}.worker"
@@ -71,7 +72,9 @@ class EmulatorEngine:
             ours.close()
             self._last_words.close()
             self._state.close()
-            raise EngineError(f"cannot start the emulator's worker: {error.strerror}") from error
+            raise EngineError(
+                f"cannot start the emulator's worker, {sys.executable}: {error.strerror}"
+            ) from error
         finally:
             theirs.close()
         self._channel: Channel | None = Channel(ours)
