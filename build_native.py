@@ -103,8 +103,9 @@ def build_bpf(source: Path, output: Path) -> None:
 
 
 def build_publisher() -> None:
-    """Build the program that publishes `preempted` on KVM."""
-    build_bpf(BPF / "publisher.bpf.c", OUT / "engines" / "kvm" / "publisher.bpf.o")
+    """Build the programs that publish `preempted` on KVM, and record switches."""
+    for name in ("publisher", "switches"):
+        build_bpf(BPF / f"{name}.bpf.c", OUT / "engines" / "kvm" / f"{name}.bpf.o")
 
 
 def build_helper() -> None:

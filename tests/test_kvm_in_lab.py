@@ -20,6 +20,8 @@ HERE = Path(__file__).resolve().parent
 GUESTS = ("calls", "contract", "flags", "reset", "samples", "stores")
 COMPARED = ("calls", "contract", "stores")
 HELPERS = ("recorder.py", "../build_native.py")
+LIBRARIES = "/usr/lib/aarch64-linux-gnu/blas:/usr/lib/aarch64-linux-gnu/lapack"
+"""NumPy's, which Debian finds by links that are made when a package is configured."""
 
 
 def names() -> list[str]:
@@ -56,9 +58,10 @@ def results(
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pvlock", "lab", "--timeout", "540", "--out", str(out)),
-            *("--exec", "--with", "pytest"),
+            *("--exec", "--with", "pytest", "--package", "python3-numpy"),
             *(word for path in added for word in ("--add", path)),
-            *("--", "env", "PVLOCK_LAB_FILES=/root/files", "python3", "-m", "pytest", "-q"),
+            *("--", "env", "PVLOCK_LAB_FILES=/root/files", f"LD_LIBRARY_PATH={LIBRARIES}"),
+            *("python3", "-m", "pytest", "-q"),
             *("-p", "no:cacheprovider", "--junitxml=/out/kvm.xml"),
             *sorted(f"/root/kvm/{path.name}" for path in (HERE / "kvm").glob("test_*.py")),
         ],

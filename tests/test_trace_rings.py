@@ -172,6 +172,8 @@ class Engine:
 
     counter = NS
     skew_ns = 0
+    ring_events = 8192
+    lost_switches: tuple[int, ...] = ()
 
     def __init__(self) -> None:
         self.packed = b""
@@ -228,6 +230,24 @@ def test_a_full_table_ends_the_trace() -> None:
     assert events.dropped == (0, 1)
     made.close()
     assert int(np.max(events.time)) == 31
+
+
+def test_a_trace_begins_when_the_run_does() -> None:
+    """On KVM the clock goes before: what the guest says was then, was at the beginning."""
+    made = anonymous_slot(0x2000_0000, region_size(1, 4096), "trace")
+    engine = Engine()
+    recorder = Recorder(made, 1, 1, engine)
+    guest = Guest(made, 0)
+    guest.record(10)
+    engine.switch(120, 0, 0, None)
+    guest.record(150)
+    recorder.collect(160)
+    engine.lost_switches = (3,)
+    events = recorder.events(190, {}, 100)
+    assert events.time.tolist() == [0, 20, 50]
+    assert (events.start, events.end) == (0, 90)
+    assert events.dropped == (3,)
+    made.close()
 
 
 def test_switches_of_no_vcpu_are_left_out() -> None:

@@ -19,6 +19,7 @@ from pvlock.abi import Policy
 from pvlock.engines.contract import (
     EngineConfig,
     Interrupting,
+    Live,
     Placement,
     Recording,
     Showing,
@@ -41,6 +42,8 @@ _MAX_BOOTARGS = 4096
 _LONGEST_RUN_NS = 1 << 60
 _TRACE_STEP_NS = 250_000
 """How often the rings are emptied: a VCPU that records an event every 30 ns fills its own."""
+_LATE_NS = 1_000_000_000
+"""How long after it looked at the clock a thread of the host may come to read the rings."""
 
 
 class Vcpu:
@@ -145,7 +148,7 @@ class Machine:
         open_engine = engines.opener(engine)
         self._bootargs = bootargs
         self._loaded = False
-        self._now = 0
+        self._start = self._now = 0
         self._recorder: Recorder | None = None
         self.console = Console(output)
         self.memory = GuestMemory(mmap.PAGESIZE)
@@ -161,7 +164,7 @@ class Machine:
             self.stolen_time = StolenTimeRegion(self.memory)
             self._hypercalls = Hypercalls(self.pvlock, self.stolen_time)
             if recorder:
-                size = recorder.region_size(vcpus, mmap.PAGESIZE)
+                size = recorder.region_size(vcpus, mmap.PAGESIZE, open_engine.ring_events)
                 self._trace = self._slot(memory_map.TRACE_BASE, size, "trace")
             self.engine = open_engine(config, self.memory.slots)
         except BaseException:
@@ -178,6 +181,8 @@ class Machine:
                     remedy = "trace on --engine emulator"
                     raise EngineUnavailable(self.engine.name, "records no switches", remedy)
                 self._recorder = recorder(self._trace, vcpus, pcpus, self.engine)
+                if isinstance(self.engine, Live):
+                    self.engine.collect = self._collect
             self._place_structures(pvlock and place)
         except BaseException:
             self.close()
@@ -217,7 +222,7 @@ class Machine:
         Raises GuestFault, GuestStalled or WorkerDied.
         """
         _check("until_ns", until_ns, 0, _LONGEST_RUN_NS)
-        if self._recorder is None:
+        if self._recorder is None or isinstance(self.engine, Live):
             return self.engine.run(self, until_ns)
         step = max(self.engine.step_ns, _TRACE_STEP_NS)
         while True:
@@ -243,7 +248,9 @@ class Machine:
         """
         if self._recorder is None:
             raise StateError("events", "not traced", "traced")
-        return self._recorder.events(self.usage().time_ns, {"engine": self.engine.name, **settings})
+        end = self._now if isinstance(self.engine, Live) else self.usage().time_ns
+        facts = {"engine": self.engine.name, **settings}
+        return self._recorder.events(end, facts, self._start)
 
     def close(self) -> None:
         """End the machine and free its memory; safe to call twice."""
@@ -285,6 +292,12 @@ class Machine:
         return True
 
     # -- private --
+
+    def _collect(self, now_ns: int) -> None:
+        assert self._recorder is not None
+        self._start = self._start or now_ns
+        self._now = now_ns
+        self._recorder.collect(now_ns, _LATE_NS)
 
     def publish(self, vcpu: int) -> None:
         """Have the engine keep the flag of `vcpu` current where its structure now is."""

@@ -7,7 +7,7 @@ Handler. Device tree, loader, console and hypercalls are above it and know no en
 
 import enum
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -189,6 +189,8 @@ class Recording(Protocol):
     counter: Counter
     skew_ns: int
     """How far the clocks of two CPUs may be apart."""
+    ring_events: int
+    """How many events the ring of each VCPU has, a power of two."""
 
     def take_switches(self) -> bytes:
         """Return the recorded switches since the last call, packed one after the other (SWITCH).
@@ -196,9 +198,24 @@ class Recording(Protocol):
         They are then forgotten, also by switches(). Those of one VCPU are in order.
         """
 
+    @property
+    def lost_switches(self) -> Sequence[int]:
+        """By VCPU, how many switches could not be recorded so far; empty: that cannot be."""
+
+
+@runtime_checkable
+class Live(Recording, Protocol):
+    """A Recording engine whose run() is so long that what is recorded must be taken meanwhile."""
+
+    collect: Callable[[int], None] | None
+    """Called with the engine's time: as run() begins, now and then while VCPUs run, as it ends."""
+
 
 class Opener(Protocol):
     """Creates the engine's machine over the memory slots."""
+
+    ring_events: int
+    """See Recording."""
 
     def ram_slot(self, base: int, size: int, name: str, /) -> MemorySlot:
         """Return the slot that will be the guest's RAM."""

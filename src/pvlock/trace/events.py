@@ -41,7 +41,8 @@ class Kind(enum.IntEnum):
     BLOCKED = 2
     """It waits for an interrupt (WFI), off CPU `object`."""
     OFF = 3
-    """It was turned off, or (reset, end of the machine) does not run again."""
+    """It was turned off, or (reset, end of the machine) does not run again; on KVM also while
+    pvlock has stopped it."""
     READY = 4
     """Blocked or off until now, it could run, and waits for a CPU. `object` is 0."""
     CONTENDED = 8

@@ -36,19 +36,19 @@ class Recorder:
     ) -> None:
         """Offer the guest its rings in `slot`; keep at most about `limit` events."""
         self._vcpus, self._pcpus, self._engine, self._limit = vcpus, pcpus, engine, limit
-        self._rings = Rings(slot, vcpus, engine.counter)
+        self._rings = Rings(slot, vcpus, engine.counter, engine.ring_events)
         self._rows: list[list[_Rows]] = [[] for _ in range(vcpus)]
         self._switches: list[_Rows] = []
         self._count = 0
         self._end: int | None = None
         self._dropped = np.zeros(vcpus, np.int64)
 
-    def collect(self, now_ns: int) -> None:
-        """Take what is new; `now_ns` is about what the engine's clock shows."""
+    def collect(self, now_ns: int, slack_ns: int = _SLACK_NS) -> None:
+        """Take what is new; `now_ns` is about what the engine's clock shows, to `slack_ns`."""
         switches = np.frombuffer(self._engine.take_switches(), _SWITCH)
         known = (switches["vcpu"] >= 0) & (switches["vcpu"] < self._vcpus)
         switches = switches[known & (switches["time"] >= 0)]
-        drained = self._rings.drain(now_ns + _SLACK_NS)
+        drained = self._rings.drain(now_ns + slack_ns)
         if self._end is not None:
             self._dropped += np.bincount(switches["vcpu"], minlength=self._vcpus)
             for vcpu, rows in drained:
@@ -62,8 +62,11 @@ class Recorder:
         if self._count >= self._limit:
             self._end = now_ns
 
-    def events(self, end_ns: int, settings: Mapping[str, Setting]) -> Events:
-        """Return all events up to now, `end_ns` on the engine's clock."""
+    def events(self, end_ns: int, settings: Mapping[str, Setting], start_ns: int = 0) -> Events:
+        """Return all events of a run up to now, `end_ns` on the engine's clock.
+
+        Their times are from `start_ns` of it on, before which there can be none.
+        """
         switches = np.concatenate([np.empty(0, _SWITCH), *self._switches])
         by_vcpu = np.argsort(switches["vcpu"], kind="stable")
         bounds = np.searchsorted(switches["vcpu"][by_vcpu], np.arange(self._vcpus + 1))
@@ -78,10 +81,14 @@ class Recorder:
         vcpu = np.repeat(np.arange(self._vcpus, dtype=np.int32), [len(part) for part in parts])
         order = np.argsort(rows["time"], kind="stable")
         rows, vcpu = rows[order], vcpu[order]
-        last = int(rows["time"][-1]) if len(rows) else 0
+        time = np.maximum(rows["time"] - start_ns, 0)  # a guest writes what it likes
+        last = int(time[-1]) if len(rows) else 0
+        dropped = self._dropped.copy()
+        if self._engine.lost_switches:
+            dropped += np.array(self._engine.lost_switches, np.int64)
         locks = np.unique(rows["object"][(rows["kind"] >= Kind.CONTENDED)])
         return Events(
-            time=np.ascontiguousarray(rows["time"]),
+            time=time,
             vcpu=vcpu,
             kind=np.ascontiguousarray(rows["kind"]),
             object=np.ascontiguousarray(rows["object"]),
@@ -90,10 +97,10 @@ class Recorder:
             vcpus=self._vcpus,
             pcpus=self._pcpus,
             start=0,
-            end=max(last, end_ns if self._end is None else self._end),
+            end=max(last, (end_ns if self._end is None else self._end) - start_ns),
             names=self._rings.names(locks),
             dropped=tuple(
-                lost + int(more) for lost, more in zip(self._rings.lost, self._dropped, strict=True)
+                lost + int(more) for lost, more in zip(self._rings.lost, dropped, strict=True)
             ),
             rejected=self._rings.rejected,
             skew_ns=self._engine.skew_ns,

@@ -51,7 +51,8 @@ def parts(events: Events) -> Iterator[bytes]:
         some = slice(first, first + PART)
         objects, place = np.unique(events.object[some], return_inverse=True)
         time = np.diff(events.time[some], prepend=0)
-        columns = (time, events.vcpu[some], events.kind[some], place, events.other[some])
+        others = (events.vcpu[some], events.kind[some], place, events.other[some])
+        columns: tuple[NDArray[Any], ...] = (time, *others)
         raw = [
             _shuffled(column.astype(width))
             for column, (_, width) in zip(columns, _COLUMNS, strict=True)

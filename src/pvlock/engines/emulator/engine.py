@@ -41,6 +41,7 @@ class EmulatorEngine:
     step_ns = 1
     slack_ns = 50_000_000
     counter = Counter(1_000_000_000)
+    ring_events = 1 << 13
     lost_switches = ()
     patience_s = 30.0
     """Seconds without an answer, and without progress of any VCPU, before the worker is killed."""

@@ -27,6 +27,7 @@ _F_MMAPABLE = 1 << 10
 _LOG_LIMIT = 1 << 20
 _PRINT = c.CFUNCTYPE(c.c_int, c.c_int, c.c_char_p, c.c_void_p)
 _LEVEL_DEBUG = 2
+_SAMPLE = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_void_p, c.c_size_t)
 
 
 class LoadError(EngineError):
@@ -132,6 +133,9 @@ def libbpf() -> Any:
         ("bpf_link__destroy", c.c_int, [p]),
         ("bpf_map_create", c.c_int, [c.c_int, text, u32, u32, u32, p]),
         ("bpf_prog_test_run_opts", c.c_int, [c.c_int, p]),
+        ("ring_buffer__new", p, [c.c_int, _SAMPLE, p, p]),
+        ("ring_buffer__consume", c.c_int, [p]),
+        ("ring_buffer__free", None, [p]),
     ):
         function = getattr(lib, name)
         function.restype, function.argtypes = result, arguments
@@ -265,3 +269,30 @@ class BpfObject:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+class RingBuffer:
+    """The reader of a BPF ring buffer: what programs put into the map of this descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        self._lib = libbpf()
+        self._taken = bytearray()
+        self._sample = _SAMPLE(self._keep)  # libbpf keeps no reference that Python can see
+        self._ring: int | None = _pointer(self._lib.ring_buffer__new(fd, self._sample, None, None))
+
+    def _keep(self, context: int | None, data: int, size: int) -> int:
+        self._taken += c.string_at(data, size)
+        return 0
+
+    def take(self) -> bytes:
+        """Return the records since the last call, one after the other."""
+        _check(self._lib.ring_buffer__consume(self._ring))
+        taken = bytes(self._taken)
+        self._taken.clear()
+        return taken
+
+    def close(self) -> None:
+        """Unmap it; safe to call twice."""
+        if self._ring is not None:
+            self._lib.ring_buffer__free(self._ring)
+            self._ring = None

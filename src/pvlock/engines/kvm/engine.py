@@ -8,13 +8,16 @@ The kernel has the GIC, the timer, PSCI and stolen time; PV-lock's two hypercall
 import os
 import threading
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import ClassVar
 
 from pvlock import abi
 from pvlock.engines.contract import (
+    REASONS,
+    SWITCH,
     VIRTUAL_TIME,
+    Counter,
     EngineConfig,
     Handler,
     Switch,
@@ -22,8 +25,9 @@ from pvlock.engines.contract import (
     Usage,
     VcpuUsage,
 )
-from pvlock.engines.kvm import ioctl
-from pvlock.engines.kvm.publisher import Publisher
+from pvlock.engines.kvm import bpf, clock, ioctl
+from pvlock.engines.kvm.publisher import Publisher, explain
+from pvlock.engines.kvm.switches import Switches
 from pvlock.engines.kvm.thread import VcpuThread
 from pvlock.engines.kvm.vcpu import Exit, Hypercall, KvmVcpu, Mmio, Undecoded
 from pvlock.engines.kvm.vm import KvmVm
@@ -32,6 +36,9 @@ from pvlock.memory import MemorySlot, private_slot
 
 _POLL_SECONDS = 0.01
 """How long a coalesced write may wait."""
+_RECORD_SECONDS = 0.002
+"""How often a machine that is traced collects. A ring of 32,767 events has then room for one every
+60 ns, or for 10 µs between two of them if the host is late by 300 ms."""
 
 
 class PublishedSlot(MemorySlot):
@@ -50,6 +57,7 @@ class KvmEngine:
 
     name = "kvm"
     step_ns = 200_000_000
+    ring_events = 1 << 15
     host_forces: ClassVar = {
         "discovery-order": "the host's kernel answers ARCH_FEATURES itself",
         "arch-features": "the host's kernel answers ARCH_FEATURES itself",
@@ -73,17 +81,24 @@ class KvmEngine:
         self._elapsed_ns = 0
         self._closed = False
         self._exits = dict.fromkeys(("hypercall", "mmio", "coalesced", "abort", "kick"), 0)
+        self._switches: Switches | None = None
+        self._recorded = bytearray()
+        self.collect: Callable[[int], None] | None = None
+        self.counter = Counter(1)
         self._vm = KvmVm(config.vcpus, slots, config.coalesced)
         try:
+            if config.record:
+                self._record(cpus)
             if self._published is not None:
                 self._vm.forward_pvlock()
             self._threads = [
-                VcpuThread(vcpu, cpus, self._on_exit, self._end) for vcpu in self._vm.vcpus
+                VcpuThread(vcpu, set(cpus), self._on_exit, self._end) for vcpu in self._vm.vcpus
             ]
             for thread in self._threads:
                 thread.publisher = self._published.publisher if self._published else None
+                thread.switches = self._switches
         except BaseException:
-            self._vm.close()
+            self._free()
             raise
 
     ram_slot = staticmethod(private_slot)
@@ -145,16 +160,24 @@ class KvmEngine:
         end = begin + until_ns - self._elapsed_ns
         if end <= begin:
             return None
+        poll = _RECORD_SECONDS if self._switches else _POLL_SECONDS
+        if self._switches:
+            self._clock.begin()
+            self._collect()
         try:
             for thread in self._threads:
                 thread.resume()
             while self._outcome is None and (left := end - time.monotonic_ns()) > 0:
                 with self._changed:
-                    self._changed.wait(min(left / 1e9, _POLL_SECONDS))
+                    self._changed.wait(min(left / 1e9, poll))
                 with self._handling:
                     self._drain()
+                self._collect()
         finally:
             self._pause()
+            if self._switches:
+                self._clock.end()
+            self._collect()
             self._elapsed_ns += time.monotonic_ns() - begin
         with self._handling:
             self._drain()
@@ -175,8 +198,29 @@ class KvmEngine:
         )
 
     def switches(self) -> list[Switch]:
-        """See contract.Engine; the kvm engine records none."""
-        return []
+        """See contract.Engine."""
+        self._fetch_switches()
+        return [
+            Switch(time_ns, cpu, vcpu, REASONS[what])
+            for time_ns, vcpu, cpu, what in SWITCH.iter_unpack(self._recorded)
+        ]
+
+    @property
+    def skew_ns(self) -> int:
+        """See contract.Recording."""
+        return self._clock.skew_ns if self._switches else 0
+
+    @property
+    def lost_switches(self) -> Sequence[int]:
+        """See contract.Recording."""
+        return self._switches.lost if self._switches else ()
+
+    def take_switches(self) -> bytes:
+        """See contract.Recording."""
+        self._fetch_switches()
+        taken = bytes(self._recorded)
+        self._recorded.clear()
+        return taken
 
     def close(self) -> None:
         """See contract.Engine."""
@@ -187,7 +231,7 @@ class KvmEngine:
             thread.stop()
         for thread in self._threads:
             thread.end()
-        self._vm.close()
+        self._free()
 
     # -- on the threads of VCPUs --
 
@@ -242,6 +286,34 @@ class KvmEngine:
 
     # -- private --
 
+    def _record(self, cpus: Sequence[int]) -> None:
+        numbers = {cpu: number for number, cpu in enumerate(cpus)}
+        self._clock = clock.Clock(lambda: self._vm.vcpus[0].get("cntvct_el0"), clock.frequency())
+        self.counter = self._clock.counter
+        try:
+            self._switches = Switches(len(self._vm.vcpus), numbers)
+        except bpf.LoadError as error:
+            raise explain(error) from error
+
+    def _fetch_switches(self) -> None:
+        if self._switches:
+            self._recorded += self._switches.take(self._clock.of)
+
+    def _collect(self) -> None:
+        """Let nothing that is recorded overflow, while the guest runs and after."""
+        if not self._switches:
+            return
+        if self.collect:
+            self.collect(self._clock.now())
+        else:
+            self._fetch_switches()
+
+    def _free(self) -> None:
+        if self._switches:
+            self._fetch_switches()
+            self._switches.close()
+        self._vm.close()
+
     def _pause(self) -> None:
         for thread in self._threads:
             thread.stop()
@@ -262,14 +334,12 @@ def _refuse_virtual_time(config: EngineConfig) -> None:
     for name in VIRTUAL_TIME:
         if getattr(config, name) != default[name]:
             raise ConfigError(f"{name}: the kvm engine runs on a real host, which has its own")
-    if config.record:
-        raise ConfigError("record: the kvm engine keeps no switches")
 
 
-def _choose_cpus(count: int) -> Set[int]:
+def _choose_cpus(count: int) -> Sequence[int]:
     usable = sorted(os.sched_getaffinity(0))
     if count > len(usable):
         raise ConfigError(
             f"pcpus: {count}, but this process may use {len(usable)} CPUs of the host"
         )
-    return set(usable[:count])
+    return usable[:count]

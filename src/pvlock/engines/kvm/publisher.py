@@ -50,7 +50,7 @@ class Publisher:
                 OBJECT, (program, "add", "remove"), {"flags": size // abi.STRUCTURE_STRIDE}
             )
         except bpf.LoadError as error:
-            raise _explain(error) from error
+            raise explain(error) from error
         try:
             self.fd = self._object.map_fd("flags")
             self.buffer = memoryview(mmap.mmap(self.fd, size))
@@ -157,7 +157,7 @@ def not_permitted() -> EngineUnavailable:
     )
 
 
-def _explain(error: bpf.LoadError) -> EngineError:
+def explain(error: bpf.LoadError) -> EngineError:
     """Find out what the host lacks, by asking for it alone; else it is the error itself."""
     if error.errno == errno.EPERM:
         return not_permitted()

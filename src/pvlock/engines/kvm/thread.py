@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pvlock.engines.kvm.publisher import Publisher
+from pvlock.engines.kvm.switches import Switches
 from pvlock.engines.kvm.vcpu import Exit, Kicked, KvmVcpu
 
 _KICK = signal.SIGRTMIN + 1
@@ -42,6 +43,7 @@ class VcpuThread:
         """Prepare a thread that has not started."""
         self.vcpu = vcpu
         self.publisher: Publisher | None = None
+        self.switches: Switches | None = None
         self.structure: int | None = None
         """Which structure of the publisher's is this VCPU's; None: none is."""
         self.kicks = 0
@@ -108,13 +110,13 @@ class VcpuThread:
             self.vcpu.kick_with(_KICK)
             while self._wait():
                 self._publish()
-                self._run()
+                self._run_recorded()
         except BaseException as error:
             self._on_error(error)
         finally:
             self.times()
             with self._state:
-                self._parked, self._thread = True, None
+                self._parked, self._thread, self._published = True, None, None
                 self._state.notify_all()
 
     def _wait(self) -> bool:
@@ -126,6 +128,16 @@ class VcpuThread:
                 self._state.wait()
             self._parked = self._ended
             return not self._ended
+
+    def _run_recorded(self) -> None:
+        if self.switches is None:
+            self._run()
+            return
+        self.switches.enter(self.vcpu.index)
+        try:
+            self._run()
+        finally:
+            self.switches.leave()
 
     def _run(self) -> None:
         while self._wanted:

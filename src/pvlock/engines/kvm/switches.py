@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Records the switches of one VM's VCPUs, from inside the host's kernel (bpf/switches.bpf.c)."""
+
+import errno
+import mmap
+import struct
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pvlock.engines.contract import READY, REASONS, SWITCH
+from pvlock.engines.kvm import bpf
+from pvlock.errors import EngineError
+
+OBJECT = Path(__file__).with_name("switches.bpf.o")
+_RING_SIZE = 1 << 20
+"""Bytes of records that wait to be taken: 43,690 of them."""
+_BUSY_SECONDS = 1.0
+_READY = REASONS.index(READY)
+
+
+class Switches:
+    """What the kernel records of the threads that are between enter and leave."""
+
+    def __init__(
+        self, vcpus: int, cpus: Mapping[int, int] | None = None, ring_size: int = _RING_SIZE
+    ) -> None:
+        """Load and attach the programs. `cpus` has the number that a host's CPU has in the records.
+
+        Raises bpf.LoadError, EngineUnavailable, or EngineError.
+        """
+        self._cpus = cpus or {}
+        self._vcpus = vcpus
+        self._last = [0] * vcpus
+        self._lost: mmap.mmap | bytes = bytes(8 * vcpus)
+        names = ("switched", "woken", "enter", "leave")
+        self._object = bpf.BpfObject(OBJECT, names, {"records": ring_size, "lost": vcpus})
+        self._ring: bpf.RingBuffer | None = None
+        try:
+            self._ring = bpf.RingBuffer(self._object.map_fd("records"))
+            pages = -(-vcpus * 8 // mmap.PAGESIZE) * mmap.PAGESIZE
+            self._lost = mmap.mmap(self._object.map_fd("lost"), pages, prot=mmap.PROT_READ)
+            self._object.attach("switched")
+            self._object.attach("woken")
+        except OSError as error:
+            self.close()
+            raise EngineError(f"cannot record switches: {error.strerror}") from error
+
+    @property
+    def lost(self) -> tuple[int, ...]:
+        """By VCPU, the records that found no place, because nobody took the ones before."""
+        return struct.unpack_from(f"<{self._vcpus}Q", self._lost)
+
+    def enter(self, vcpu: int) -> None:
+        """From now on record the switches of the calling thread, which is on a CPU, as `vcpu`'s."""
+        self._call("enter", vcpu)
+
+    def leave(self) -> None:
+        """Record that the calling thread's VCPU is off from now on, and no more of it."""
+        self._call("leave", 0)
+
+    def take(self, clock: Callable[[int], int]) -> bytes:
+        """Return the records since the last call, packed (contract.SWITCH), each VCPU's in order.
+
+        `clock` makes the time of a record of CLOCK_MONOTONIC, in ns.
+        """
+        if self._ring is None:
+            return b""
+        taken = bytearray()
+        last = self._last
+        for monotonic, vcpu, cpu, what in SWITCH.iter_unpack(self._ring.take()):
+            # A clock that was read anew may be behind by what it was off before.
+            last[vcpu] = max(last[vcpu], clock(monotonic))
+            number = 0 if what == _READY else self._cpus.get(cpu, cpu)
+            taken += SWITCH.pack(last[vcpu], vcpu, number, what)
+        return bytes(taken)
+
+    def close(self) -> None:
+        """Detach the programs and free the records; safe to call twice."""
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None
+        mapped = self._lost
+        if isinstance(mapped, mmap.mmap):
+            self._lost = mapped[:]
+            mapped.close()
+        self._object.close()
+
+    def _call(self, program: str, argument: int) -> None:
+        # EAGAIN: another thread was preempted inside the kernel's task storage, on this CPU.
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while error := -self._object.run(program, struct.pack("<I", argument)):
+            if error != errno.EAGAIN or time.monotonic() > deadline:
+                name = errno.errorcode.get(error, error)
+                raise EngineError(f"cannot record the switches of a VCPU: {program}: {name}")
+            time.sleep(0.0001)
