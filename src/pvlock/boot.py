@@ -16,7 +16,7 @@ _PANIC_ENDS = b"---[ end Kernel panic"
 _LAST_LINES = 12
 _LONGEST_LINE = 1024
 _STEPS = 100
-_OPEN_END_STEP_NS = 1_000_000_000
+_STEP_NS = 10_000_000
 
 
 class PanicWatch:
@@ -87,8 +87,8 @@ def run(
 
 
 def _run(machine: Machine, limit_ns: int | None) -> SystemEvent | None:
-    """Come up for air (Ctrl-C) now and then."""
-    step = _OPEN_END_STEP_NS if limit_ns is None else limit_ns // _STEPS
+    """Come up for air now and then: console writes that an engine keeps back arrive then."""
+    step = _STEP_NS if limit_ns is None else min(limit_ns // _STEPS, _STEP_NS)
     step = max(step, machine.engine.step_ns)
     now = 0
     while limit_ns is None or now < limit_ns:
