@@ -11,8 +11,8 @@ from pvlock.image import Image, Kind
 from pvlock.machine import Machine
 
 Output = Callable[[bytes], None]
-_PANIC = b"Kernel panic - not syncing"
-_PANIC_ENDS = b"---[ end Kernel panic"
+_PANIC = "Kernel panic - not syncing"
+_PANIC_ENDS = "---[ end Kernel panic"
 _LAST_LINES = 12
 _LONGEST_LINE = 1024
 _STEPS = 100
@@ -40,9 +40,9 @@ class PanicWatch:
             return
         line, self._line = self._line.decode("utf-8", "replace").rstrip(), bytearray()
         self._lines.append(line)
-        if _PANIC.decode() in line and self._reason is None:
+        if _PANIC in line and self._reason is None:
             self._reason = line[line.index("Kernel") :]
-        if _PANIC_ENDS.decode() in line:
+        if _PANIC_ENDS in line:
             self.check()
 
     def check(self) -> None:
