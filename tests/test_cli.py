@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from asm import ROOT, assemble
 from pvlock import __version__
-from pvlock.cli import Duration
+from pvlock.cli.run import Duration
 from pvlock.workload import image_of
 
 PVLOCK: Final = [sys.executable, "-m", "pvlock"]
@@ -463,3 +463,21 @@ def test_the_policy_that_a_run_takes_by_default(tmp_path: Path, linux: bool) -> 
     guest.write_bytes(header if linux else assemble("off"))
     done = pvlock("run", str(guest), "--duration", "10us", "--vcpus", "1")
     assert f"policy {'preempted' if linux else 'scheduled-out'}\n" in done.err
+
+
+def test_a_guest_file_starts_without_the_libraries_of_other_commands(tmp_path: Path) -> None:
+    """Importing them takes longer than all the rest of a machine's start."""
+    (tmp_path / "guest.elf").write_bytes(image_of("idle"))
+    code = (
+        "import sys; from pvlock import cli, boot; first = boot.run;"
+        "boot.run = lambda *a, **k: (print(*sys.modules), sys.stdout.flush(), first(*a, **k))[2];"
+        "cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", "--engine", "emulator", tmp_path / "guest.elf"],
+        capture_output=True, text=True, env=ENVIRONMENT, timeout=PATIENCE_S, check=True,
+    )  # fmt: skip
+    loaded = set(done.stdout.partition("\n")[0].split())
+    assert {"pvlock.boot", "pvlock.machine", "click"} <= loaded
+    others = {"rich", "json", "tempfile", "concurrent.futures", "pvlock.sweep", "pvlock.report"}
+    assert not loaded & others

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from pvlock import Machine, Policy, SystemEvent
-from pvlock.cli_check import FORMATS, PROFILES
+from pvlock.cli.check import FORMATS, PROFILES
 from pvlock.conformance import outcome, render, userspace
 from pvlock.conformance.cases import binary, guest_cases
 from pvlock.image import Kind, parse

@@ -22,9 +22,12 @@ import pytest
 from click.testing import CliRunner
 
 from pvlock import abi, cli, engines
+from pvlock.cli import run
 from pvlock.engines.kvm import bpf, ioctl, probe
 from pvlock.engines.kvm.probe import Finding, State
 from pvlock.errors import EngineUnavailable
+from pvlock.machine import Machine
+from pvlock.workload import image_of
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 KVM: Final = (
@@ -455,12 +458,28 @@ def test_a_run_on_a_host_without_kvm_names_what_is_missing() -> None:
     assert done.stderr.startswith(f"pvlock: engine kvm: {error.capability}; {error.remedy}; ")
 
 
+def test_a_machine_that_cannot_be_made_says_what_is_missing(tmp_path: Path) -> None:
+    """Nothing was asked before: the machine itself, and a run of a file, find out afterwards."""
+    (tmp_path / "guest.elf").write_bytes(image_of("idle"))
+    done = doctor("run", "--engine", "kvm", "--duration", "1s", str(tmp_path / "guest.elf"))
+    if probe.usable():
+        assert done.returncode == 0
+        return
+    with pytest.raises(EngineUnavailable) as caught:
+        Machine(engine="kvm")
+    assert str(caught.value) == str(refusal())
+    said = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert said[0].endswith("engine kvm, policy scheduled-out")
+    assert said[1:] == [f"pvlock: {refusal()}; pvlock doctor tells more"]
+
+
 @pytest.fixture
 def chosen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Let every choice of an engine be kvm; gives the settings of the runs that were asked for."""
     settings: list[Any] = []
     monkeypatch.setattr(engines, "choose", lambda _name: "kvm")
-    monkeypatch.setattr(cli, "_run_workload", lambda *arguments: settings.append(arguments[0]))
+    monkeypatch.setattr(run, "_run_workload", lambda *arguments: settings.append(arguments[0]))
     return settings
 
 

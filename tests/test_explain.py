@@ -268,8 +268,8 @@ def test_refusals(tmp_path: Path) -> None:
         ([good, "--lock", "x"], 1, "no lock is called 'x'"),
         ([good, "--top", "0"], 2, "--top"),
         ([good, "--figure", tmp_path / "a.jpg"], 2, "must end in .png or .svg"),
-        ([good, "--figure", tmp_path / "no" / "a.png"], 2, "cannot be written there"),
-        ([good, "--json", tmp_path], 2, "is a directory"),
+        ([good, "--figure", tmp_path / "no" / "a.png"], 2, "No such file or directory"),
+        ([good, "--json", tmp_path], 2, "Is a directory"),
     ]
     for arguments, status, words in cases:
         done = explain(*arguments)

@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from asm import assemble, children, words
 from mutants import catalogue
 from pvlock import Machine, Policy
-from pvlock.cli_fuzz import fuzz as fuzz_command
+from pvlock.cli.fuzz import fuzz as fuzz_command
 from pvlock.errors import ConfigError, PvlockError
 from pvlock.fuzz import campaign
 from pvlock.fuzz.case import Case, draw, load, save

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from pvlock import cli_lab
+from pvlock.cli import lab as lab_command
 from pvlock.errors import LabError
 from pvlock.lab import apt, cpio, files, host, image, payload, recipe, relay, tools
 from test_cli import ENVIRONMENT, PVLOCK, Done, complaint
@@ -334,7 +334,7 @@ def test_files_of_the_user_go_in(tmp_path: Path) -> None:
 )
 def test_where_files_of_the_user_go(tmp_path: Path, destination: str, place: str) -> None:
     (tmp_path / "x").touch()
-    assert cli_lab._added(f"{tmp_path / 'x'}{destination}") == (tmp_path / "x", place)
+    assert lab_command._added(f"{tmp_path / 'x'}{destination}") == (tmp_path / "x", place)
 
 
 def test_kept_bytecode_goes_in(tmp_path: Path) -> None:

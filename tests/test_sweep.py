@@ -128,7 +128,7 @@ def test_the_fingerprint_is_of_guest_helper_and_modules(
     monkeypatch.setattr(code, "_PACKAGE", tmp_path)
     seen = [written("machine.py", "a"), written("machine.py", "b"), written("e/libvcpu.so", "c")]
     assert len({*seen, code.fingerprint("mutex")}) == 4
-    assert written("cli.py", "d") == written("sweep/plan.py", "e") == seen[-1]
+    assert written("cli/run.py", "d") == written("sweep/plan.py", "e") == seen[-1]
 
 
 def test_what_is_kept_comes_back_exactly(tmp_path: Path) -> None:
@@ -386,7 +386,7 @@ def test_every_cell_is_a_row_with_all_that_was_measured(tmp_path: Path) -> None:
 def test_failed_cells_are_rows_and_an_exit_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pvlock.cli_sweep import sweep
+    from pvlock.cli.sweep import sweep
 
     real = workload.run
 
@@ -420,7 +420,7 @@ def test_failed_cells_are_rows_and_an_exit_status(
         (["no-such-file.toml"], "no-such-file.toml: No such file or directory"),
         (["--seeds", "10000", "--vcpus", ",".join(map(str, range(1, 20)))], "is the limit"),
         (["--out", "cells.xlsx"], "the name must end in .csv or .parquet or .json or .md"),
-        (["--out", "no/such/folder/cells.csv"], "cannot be written there"),
+        (["--out", "no/such/folder/cells.csv"], "No such file or directory"),
         (["--figure", "gain.gif"], "the name must end in .png or .svg"),
     ],
 )

@@ -4,13 +4,17 @@
 Whatever the bytes are, the only exception is ImageError.
 """
 
+import contextlib
 import enum
 import io
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvlock.errors import ImageError
+from pvlock.files import FileBytes, contents
 from pvlock.memory import GuestMemory, MemorySlot
 
 if TYPE_CHECKING:
@@ -51,11 +55,15 @@ class Kind(enum.Enum):
     LINUX = "Linux Image"
 
 
+Data = bytes | FileBytes
+"""A guest file or a part of one, here or still in its file: a kernel is large."""
+
+
 class Segment(NamedTuple):
     """`data` goes to `ipa`; zeros follow until `memsize` bytes are filled."""
 
     ipa: int
-    data: bytes
+    data: Data
     memsize: int
 
 
@@ -83,26 +91,43 @@ class Loaded:
     end: int
 
 
-def parse(data: bytes, name: str) -> Image:
-    """Read the guest file `data`; `name` is for messages. Raises ImageError, and nothing else."""
-    if data.startswith(b"\x7fELF"):
+@contextlib.contextmanager
+def opened(path: str | Path) -> Iterator[Image]:
+    """Open a guest file; the image can be loaded until the block ends. Raises ImageError."""
+    with contextlib.ExitStack() as stack:
         try:
-            image = _parse_elf(data, name)
+            data = stack.enter_context(contents(path))
+        except OSError as error:
+            raise ImageError(f"{path}: {error.strerror}") from error
+        yield parse(data, str(path))
+
+
+def parse(data: Data, name: str) -> Image:
+    """Read the guest file `data`; `name` is for messages. Raises ImageError, and nothing else."""
+    try:
+        image = _parse(data, name)
+    except OSError as error:
+        raise ImageError(f"{name}: {error.strerror}") from error
+    _check_layout(image)
+    return image
+
+
+def _parse(data: Data, name: str) -> Image:
+    if data[:4] == b"\x7fELF":
+        try:
+            return _parse_elf(data[:], name)
         except ImageError:
             raise
         # The library's own errors, and what a hostile header makes it run into.
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ImageError(f"{name}: broken ELF file: {reason}") from error
-    elif is_linux(data):
-        image = _parse_linux(data, name)
-    else:
-        raise ImageError(f"{name}: {_guess(data)}")
-    _check_layout(image)
-    return image
+    if is_linux(data):
+        return _parse_linux(data, name)
+    raise ImageError(f"{name}: {_guess(data)}")
 
 
-def is_linux(data: bytes) -> bool:
+def is_linux(data: Data) -> bool:
     """Tell whether `data` says that it is a Linux arm64 Image."""
     return data[56:60] == _LINUX_MAGIC
 
@@ -124,12 +149,23 @@ def load(image: Image, memory: GuestMemory, ram_base: int) -> Loaded:
         _check_fits(image.name, base + segment.ipa, segment.memsize, memory, ram)
     for ipa, data, memsize in image.segments:
         if data:
-            memory.write(base + ipa, data, image.name)
+            with memory.view(base + ipa, len(data), image.name) as window:
+                _copy(data, window, image.name)
         if memsize > len(data):
             memory.zero(base + ipa + len(data), memsize - len(data), image.name)
     start = min(segment.ipa for segment in image.segments)
     end = max(segment.ipa + segment.memsize for segment in image.segments)
     return Loaded(base + image.entry, base + start, base + end)
+
+
+def _copy(data: Data, window: memoryview, name: str) -> None:
+    if isinstance(data, bytes):
+        window[:] = data
+        return
+    try:
+        data.read_into(window)
+    except OSError as error:
+        raise ImageError(f"{name}: {error.strerror}") from error
 
 
 def _check_fits(name: str, ipa: int, size: int, memory: GuestMemory, ram: MemorySlot) -> None:
@@ -144,7 +180,7 @@ def _check_fits(name: str, ipa: int, size: int, memory: GuestMemory, ram: Memory
 
 def _check_layout(image: Image) -> None:
     end = 0
-    for segment in sorted(image.segments):
+    for segment in sorted(image.segments, key=lambda segment: segment.ipa):
         if segment.ipa < end:
             raise ImageError(f"{image.name}: segment at {segment.ipa:#x} overlaps another")
         end = segment.ipa + segment.memsize
@@ -157,40 +193,41 @@ def _check_layout(image: Image) -> None:
         raise ImageError(f"{image.name}: entry {image.entry:#x} is not 4-byte aligned")
 
 
-def _guess(data: bytes) -> str:
-    if data.startswith(b"\x1f\x8b"):
+def _guess(data: Data) -> str:
+    if data[:2] == b"\x1f\x8b":
         return "compressed with gzip; unpack it with gunzip first"
-    if data.startswith(b"MZ") and data[4:8] == b"zimg":
+    if data[:2] == b"MZ" and data[4:8] == b"zimg":
         return "an EFI zboot kernel, compressed; build or extract the plain arm64 Image"
     if not data:
         return "an empty file"
     return "neither an ELF file nor a Linux arm64 Image"
 
 
-def _parse_linux(data: bytes, name: str) -> Image:
+def _parse_linux(data: Data, name: str) -> Image:
     if len(data) < _LINUX_HEADER.size:
         raise ImageError(f"{name}: Linux Image header is cut off after {len(data)} bytes")
-    _, _, text_offset, image_size, flags, *_ = _LINUX_HEADER.unpack_from(data)
+    _, _, text_offset, image_size, flags, *_ = _LINUX_HEADER.unpack(data[:HEADER_BYTES])
     if image_size == 0:
         text_offset = _LINUX_OLD_TEXT_OFFSET
     elif flags & _LINUX_BIG_ENDIAN:
         raise ImageError(f"{name}: a big-endian Linux Image; only little-endian guests run")
-    if data.startswith(b"MZ"):
+    if data[:2] == b"MZ":
         _check_whole(data, name)
     segment = Segment(text_offset, data, max(image_size, len(data)))
     return Image(name, Kind.LINUX, text_offset, (segment,), _LINUX_ALIGNMENT)
 
 
-def _check_whole(data: bytes, name: str) -> None:
+def _check_whole(data: Data, name: str) -> None:
     """Refuse an Image that ends before its own EFI header says; one without is believed."""
     try:
-        (at,) = struct.unpack_from("<I", data, _PE_OFFSET)
-        magic, _, sections, optional, _ = _PE_HEADER.unpack_from(data, at)
+        (at,) = struct.unpack("<I", data[_PE_OFFSET : _PE_OFFSET + 4])
+        magic, _, sections, optional, _ = _PE_HEADER.unpack(data[at : at + _PE_HEADER.size])
         if magic != b"PE\0\0":
             return
         at += _PE_HEADER.size + optional
+        table = data[at : at + sections * _PE_SECTION.size]
         for section in range(sections):
-            _, size, offset = _PE_SECTION.unpack_from(data, at + section * _PE_SECTION.size)
+            _, size, offset = _PE_SECTION.unpack_from(table, section * _PE_SECTION.size)
             if offset + size > len(data):
                 raise ImageError(f"{name}: is cut off: {len(data)} bytes of {offset + size}")
     except struct.error:

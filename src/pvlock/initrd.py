@@ -8,6 +8,7 @@ import bz2
 import lzma
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from pvlock.errors import ImageError
@@ -28,6 +29,16 @@ class _Unpacker(Protocol):
     def eof(self) -> bool: ...
 
     def decompress(self, data: bytes, /) -> bytes: ...
+
+
+def read(path: str | Path) -> bytes:
+    """Return what is in the file `path`. Raises ImageError as check(), or if it cannot be read."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}") from error
+    check(data, str(path))
+    return data
 
 
 def check(data: bytes, name: str) -> None:

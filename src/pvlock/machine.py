@@ -27,7 +27,7 @@ from pvlock.engines.contract import (
     SystemEvent,
     Usage,
 )
-from pvlock.errors import ConfigError, EngineUnavailable, ImageError, StateError
+from pvlock.errors import ConfigError, EngineError, EngineUnavailable, ImageError, StateError
 from pvlock.hypercall import Hypercalls
 from pvlock.memory import GuestMemory, MemorySlot, anonymous_slot
 from pvlock.pl011 import Console
@@ -167,8 +167,10 @@ class Machine:
                 size = recorder.region_size(vcpus, mmap.PAGESIZE, open_engine.ring_events)
                 self._trace = self._slot(memory_map.TRACE_BASE, size, "trace")
             self.engine = open_engine(config, self.memory.slots)
-        except BaseException:
+        except BaseException as error:
             self.memory.close()
+            if isinstance(error, EngineError):
+                engines.explain(engine)
             raise
         if isinstance(self.engine, Interrupting):
             self.console.line = functools.partial(self.engine.set_line, memory_map.UART_INTERRUPT)
@@ -198,8 +200,11 @@ class Machine:
         """
         if self._loaded:
             raise StateError("load", "loaded", "empty")
-        if not isinstance(guest, image.Image):
-            guest = image.parse(*_contents(guest))
+        if isinstance(guest, str | Path):
+            with image.opened(guest) as opened:
+                return self.load(opened, initrd)
+        if isinstance(guest, bytes):
+            guest = image.parse(guest, "guest")
         loaded = image.load(guest, self.memory, memory_map.RAM_BASE)
         dtb = self._ram.end - _DTB_ROOM
         if loaded.end > dtb:
@@ -355,15 +360,6 @@ def _recorder_class() -> "type[Recorder]":
             f"a trace needs {error.name}, which is not installed: pip install 'pvlock[trace]'"
         ) from error
     return Recorder
-
-
-def _contents(guest: str | Path | bytes) -> tuple[bytes, str]:
-    if isinstance(guest, bytes):
-        return guest, "guest"
-    try:
-        return Path(guest).read_bytes(), str(guest)
-    except OSError as error:
-        raise ImageError(f"{guest}: {error.strerror}") from error
 
 
 def _check(name: str, value: int, low: int, high: int) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import mmap
 import os
-import tempfile
 from dataclasses import dataclass, field
 
 from pvlock.errors import ConfigError, MemoryAccessError
@@ -95,6 +94,8 @@ def private_slot(base: int, size: int, name: str) -> MemorySlot:
 def _shared_memory(name: str) -> int:
     if hasattr(os, "memfd_create"):
         return os.memfd_create(f"pvlock-{name}")
+    import tempfile  # a large library, which Linux does without
+
     fd, path = tempfile.mkstemp(prefix="pvlock-")
     os.unlink(path)  # noqa: PTH108 - a descriptor, not a path, is what lives on
     return fd

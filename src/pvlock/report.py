@@ -4,12 +4,13 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
-
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from pvlock.engines.contract import VIRTUAL_TIME
 from pvlock.workload import RUNS, Comparison, Result, Settings
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _NOISE = 0.005
 
@@ -24,8 +25,11 @@ def time(ns: float) -> str:
     return f"{ns / 1e9:.10g} s"
 
 
-def table(comparison: Comparison) -> Table:
+def table(comparison: Comparison) -> "Table":
     """Return the finished runs side by side."""
+    # A large library, which files of guests do without.
+    from rich.table import Table
+
     shown = Table(box=None, pad_edge=False)
     shown.add_column("")
     runs = [(name, comparison.runs[name]) for name in RUNS if name in comparison.runs]

@@ -6,9 +6,8 @@ A workload guest (guest/harness/workload.c) prints a fact a line; read() takes t
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pvlock import engines
@@ -20,7 +19,10 @@ from pvlock.machine import Machine
 if TYPE_CHECKING:
     from pvlock.trace.events import Events
 
+_FOLDER = Path(__file__).with_name("guests")
 _STEPS = 100
+_NEARLY = 0.99
+"""The share shown while the guest still writes its report: until that is read, it can be lost."""
 RUNS = ("without", "with", "baseline")
 """Without PV-lock, with it, and with it where there are as many CPUs as VCPUs."""
 
@@ -28,7 +30,7 @@ _TRACED = ".traced"
 _PRESENCE = {"present": True, "absent": False}
 
 Progress = Callable[[str, float], None]
-"""Called with the name of a run and the share of its guest time that has passed, 0 to 1."""
+"""Called with the name of a run and how much of it is over: 1 when its result is certain."""
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,7 @@ class Comparison:
 
 def names() -> list[str]:
     """Return the names of the bundled workloads."""
-    folder = resources.files("pvlock") / "guests"
-    found = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    elves = (name.removesuffix(".elf") for name in found if name.endswith(".elf"))
+    elves = (path.stem for path in _FOLDER.glob("*.elf"))
     return sorted(name for name in elves if not name.endswith(_TRACED))
 
 
@@ -146,7 +146,7 @@ def image_of(name: str, trace: bool = False) -> bytes:
     if name not in names():
         raise ConfigError(f"no bundled guest is called {name!r}; there are: {', '.join(names())}")
     file = f"{name}{_TRACED if trace else ''}.elf"
-    return (resources.files("pvlock") / "guests" / file).read_bytes()
+    return (_FOLDER / file).read_bytes()
 
 
 def machine_of(name: str, settings: Settings) -> tuple[int, bool]:
@@ -198,12 +198,13 @@ def run(
                 raise EngineError(f"{settings.guest} ({name}): not finished after {limit} ns")
             now += step
             event = machine.run(now)
-            progress(name, min(now / settings.duration_ns, 1.0))
+            progress(name, min(now / settings.duration_ns, _NEARLY))
         report = read(machine.console.text)
         if len(report.vcpus) != vcpus or report.pvlock != pvlock:
             raise EngineError(f"{settings.guest} ({name}): its report is of another machine")
         facts = asdict(settings) | {"run": name, "pvlock": pvlock, "engine": machine.engine.name}
         events = machine.events(**facts) if trace else None
+        progress(name, 1.0)
         return Result(vcpus, settings.pcpus, report, machine.usage(), events)
 
 
@@ -217,6 +218,8 @@ def compare(
     Emulated machines run two at a time, those that share a real host one after the other. Ctrl-C
     ends it with the runs that have finished. Raises the first EngineError of a run.
     """
+    from concurrent.futures import ThreadPoolExecutor  # large, and no guest file needs it
+
     comparison = Comparison(settings)
     stop = threading.Event()
     at_once = 1 if engines.choose(settings.engine) == "kvm" else 2

@@ -26,11 +26,25 @@ def choose(name: str) -> str:
 
 
 def opener(name: str) -> Opener:
-    """Return what opens the engine called `name`; raises as choose()."""
-    if choose(name) == "kvm":
+    """Return what opens the engine called `name`; raises as choose(), but asks KVM's host nothing.
+
+    Where KVM then fails, explain() says why.
+    """
+    if name == "kvm" or choose(name) == "kvm":
         from pvlock.engines.kvm.engine import KvmEngine
 
         return KvmEngine
     from pvlock.engines.emulator.engine import EmulatorEngine
 
     return EmulatorEngine
+
+
+def explain(name: str) -> None:
+    """Raise EngineUnavailable if the host lacks what a machine on the engine `name` needs.
+
+    For a machine that could not be made: to ask first would take longer than to make it.
+    """
+    if name == "kvm":
+        from pvlock.engines.kvm import probe
+
+        probe.require()

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from pvlock import report
 from pvlock.explain.findings import Culprit, Findings, percent, vcpu_ms
+from pvlock.extras import load_extra
+from pvlock.files import replacing
 from pvlock.sweep import files
-from pvlock.sweep.common import load_extra, replacing
 from pvlock.trace.columns import Ints, starts, stops
 from pvlock.trace.events import Kind
 

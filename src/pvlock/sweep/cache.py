@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pvlock.errors import ConfigError
+from pvlock.files import replacing
 from pvlock.sweep import code
-from pvlock.sweep.common import replacing
 from pvlock.sweep.run import Measurement, Run
 
 

@@ -10,8 +10,8 @@ from pvlock import workload
 
 _PACKAGE = Path(pvlock.__file__).parent
 _ABOVE = {
-    "__main__.py", "cli.py", "cli_lab.py", "cli_sweep.py", "cli_trace.py", "lab", "report.py",
-    "sweep", "trace",
+    "__main__.py", "boot.py", "cli", "conformance", "explain", "fuzz", "lab", "report.py", "sweep",
+    "terminal.py", "trace",
 }  # fmt: skip
 """What shows results, and has no part in them: most of it stands above workload.py."""
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Protocol
 
 from pvlock.errors import ConfigError, PvlockError
-from pvlock.sweep.common import load_extra
+from pvlock.extras import load_extra
 from pvlock.sweep.run import Failure, Outcome, Run, execute
 
 Job = tuple[Run, str]

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pvlock import report
+from pvlock.extras import load_extra
+from pvlock.files import replacing
 from pvlock.sweep import files
 from pvlock.sweep.bars import draw as draw_bars
-from pvlock.sweep.common import load_extra, replacing
 from pvlock.sweep.heat_map import draw as draw_heat_map
 from pvlock.sweep.results import CellResult, Group, count, grouped, setting_columns, shown
 

@@ -7,14 +7,14 @@ The same results are the same bytes. A file is written whole or not at all.
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pvlock import __version__
 from pvlock.errors import ConfigError
-from pvlock.sweep.common import load_extra, replacing
+from pvlock.extras import load_extra
+from pvlock.files import refuse_unwritable, replacing
 from pvlock.sweep.results import CellResult, Row, cell_row, group_row, grouped, summary
 
 
@@ -22,8 +22,7 @@ def check(path: Path, option: str, suffixes: Sequence[str]) -> None:
     """Refuse early a file that could not be written later. Raises ConfigError."""
     if path.suffix not in suffixes:
         raise ConfigError(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"{option} {path}: cannot be written there")
+    refuse_unwritable(path, f"{option} {path}")
     if path.suffix == ".parquet":
         load_extra("pyarrow.parquet", "parquet", f"{option} {path}")
 

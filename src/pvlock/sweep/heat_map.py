@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pvlock import report
-from pvlock.sweep.common import load_extra
+from pvlock.extras import load_extra
 from pvlock.sweep.results import Group
 from pvlock.workload import Settings
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import click
 
 from pvlock import engines
+from pvlock.cli.output import INTERRUPTED, say
 
 if TYPE_CHECKING:
     from pvlock.fuzz.campaign import Finding, Totals
 
-_INTERRUPTED = 130
 _LINE_SECONDS = 10.0
 _FILE = click.Path(path_type=Path)
 _COUNT = click.IntRange(1, 10**12)
@@ -78,7 +78,7 @@ def fuzz(
         if time.monotonic() - last >= _LINE_SECONDS:
             last = time.monotonic()
             share = min(totals.operations / operations, 1)
-            _say(f"{totals.operations:,} operations ({share:.0%}), {shown} findings")
+            say(f"{totals.operations:,} operations ({share:.0%}), {shown} findings")
 
     before = signal.signal(signal.SIGINT, lambda *_: stop.set())
     try:
@@ -90,7 +90,7 @@ def fuzz(
         _keep(findings, finding)
     _print(totals, engine)
     if stop.is_set():
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
     sys.exit(bool(totals.findings))
 
 
@@ -111,10 +111,10 @@ def _keep(folder: Path, finding: "Finding") -> None:
     from pvlock.fuzz.case import save
 
     if finding.case is None:
-        _say(finding.problems[0])
+        say(finding.problems[0])
         return
     path = save(folder, finding.case, finding.problems)
-    _say(f"seed {finding.case.seed}: {finding.problems[0]}; kept in {path}")
+    say(f"seed {finding.case.seed}: {finding.problems[0]}; kept in {path}")
 
 
 def _print(totals: "Totals", engine: str) -> None:
@@ -125,7 +125,3 @@ def _print(totals: "Totals", engine: str) -> None:
     print(f"largest worker   {totals.largest_worker / 2**20:.0f} MiB")
     print(f"this process     grew by {totals.growth / 2**20:.1f} MiB")
     print(f"findings         {len(totals.findings)}")
-
-
-def _say(text: str) -> None:
-    print(f"pvlock: {text}", file=sys.stderr, flush=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pvlock.cli.output import INTERRUPTED, say
 from pvlock.sweep.grid import AXES, SEEDS, Axis
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from pvlock.sweep.results import CellResult
     from pvlock.sweep.run import Outcome, Run
 
-_INTERRUPTED = 130
 _LINE_SECONDS = 5.0
 _FILE = click.Path(path_type=Path)
 
@@ -94,7 +94,7 @@ def sweep(
             figures.check(path, option)
     plan = Plan(cells, Cache(cache or default_folder()))
     known = len(plan.outcomes)
-    _say(f"{len(cells)} cells need {known + len(plan.missing)} runs; {known} are known")
+    say(f"{len(cells)} cells need {known + len(plan.missing)} runs; {known} are known")
     if plan.missing:
         executor: Executor = (
             DaskExecutor(scheduler) if scheduler else LocalExecutor(jobs or cores())
@@ -106,10 +106,10 @@ def sweep(
     written = [*out, *figures.heat_maps(figure, results), *figures.bars(bars, results)]
     _print_table(results)
     for path in written:
-        _say(f"wrote {path}")
+        say(f"wrote {path}")
     failed = [result for result in results if result.error]
     if failed:
-        _say(f"{len(failed)} of {len(cells)} cells failed, the first: {failed[0].error}")
+        say(f"{len(failed)} of {len(cells)} cells failed, the first: {failed[0].error}")
         sys.exit(1)
 
 
@@ -120,11 +120,11 @@ def _carry_out(plan: "Plan", executor: "Executor") -> None:
             plan.carry_out(executor, done)
     except KeyboardInterrupt:
         total = len(plan.outcomes) + len(plan.missing)
-        _say(
+        say(
             f"interrupted; {len(plan.outcomes)} of {total} runs are done and kept. "
             "The same command goes on from there."
         )
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
 
 
 @contextlib.contextmanager
@@ -153,7 +153,7 @@ def _progress(plan: "Plan") -> Iterator[Callable[["Run", "Outcome"], None]]:
             note(run, outcome, lambda text: print(text, file=sys.stderr, flush=True))
             if time.monotonic() - last >= _LINE_SECONDS:
                 last = time.monotonic()
-                _say(state())
+                say(state())
 
         yield plain
         return
@@ -194,7 +194,3 @@ def _print_table(results: "Sequence[CellResult]") -> None:
     console = Console(width=None if terminal else 160, highlight=False, markup=False)
     console.print(table)
     console.print(f"\nIn all: {common}.", soft_wrap=True)
-
-
-def _say(text: str) -> None:
-    print(f"pvlock: {text}", file=sys.stderr, flush=True)

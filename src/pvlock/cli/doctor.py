@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from pvlock import __version__
-from pvlock.cli_output import json_writer
+from pvlock.cli.output import json_writer
 from pvlock.errors import EngineUnavailable, LabError, PvlockError
 
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ def doctor(json_to: str | None) -> None:
     from pvlock import report
     from pvlock.engines.kvm import probe
 
-    with json_writer(json_to) as write:
-        kvm, emulator, lab = probe.findings(), _emulator(), _lab()
-        engine, because = _choice(kvm, emulator)
-        facts = {"pvlock": __version__, "engine": engine, "because": because}
-        answers = {"kvm": kvm, "emulator": [emulator], "lab": lab}
-        lists = {name: [asdict(each) for each in found] for name, found in answers.items()}
-        write(report.to_json(facts | lists))
+    write = json_writer(json_to)
+    kvm, emulator, lab = probe.findings(), _emulator(), _lab()
+    engine, because = _choice(kvm, emulator)
+    facts = {"pvlock": __version__, "engine": engine, "because": because}
+    answers = {"kvm": kvm, "emulator": [emulator], "lab": lab}
+    lists = {name: [asdict(each) for each in found] for name, found in answers.items()}
+    write(report.to_json(facts | lists))
     say = sys.stderr if json_to == "-" else sys.stdout
     takes = f"auto takes the engine {engine}" if engine else "no engine can run here"
     print(f"pvlock {__version__}: {takes}: {because}\n", file=say)

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`pvlock check`: the part of the command line that judges hypervisors."""
 
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +12,7 @@ from click.core import ParameterSource
 from pvlock import engines
 from pvlock.abi import Policy
 from pvlock.errors import ConfigError, LogError
+from pvlock.files import replacing
 from pvlock.memory_map import MAX_VCPUS
 
 if TYPE_CHECKING:
@@ -96,27 +95,13 @@ def _only_write(listing: bool, image: Path | None, elf: Path | None, cases: Sequ
 
     for path, kind in ((image, "Image"), (elf, "elf")):
         if path is not None:
-            _write(path, binary(kind))
+            with replacing(path) as file:
+                file.write_bytes(binary(kind))
             print(f"pvlock: wrote {path}", file=sys.stderr)
     if listing:
         known = (*guest_cases(), *userspace.cases())
         for case in select(known, cases or ("*",)):
             print(f"{case.clause + '/' + case.tag:<14} {case.name:<22} {case.what}")
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file, all or nothing."""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
 
 
 def _run(

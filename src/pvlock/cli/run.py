@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command line: the only place that prints and exits.
-
-Exit status: 0 done; 1 the run failed; 2 the command line makes no sense; 130 Ctrl-C.
-"""
+"""`pvlock run`: a bundled workload, three times over, or a guest file."""
 
 import contextlib
 import os
@@ -16,16 +13,9 @@ from click.core import ParameterSource
 
 from pvlock import __version__, engines
 from pvlock.abi import Policy
-from pvlock.cli_boot import LIMIT_NS, run_file
-from pvlock.cli_check import check
-from pvlock.cli_doctor import doctor
-from pvlock.cli_explain import explain
-from pvlock.cli_fuzz import fuzz
-from pvlock.cli_lab import lab
-from pvlock.cli_output import json_writer
-from pvlock.cli_sweep import sweep
-from pvlock.cli_trace import TraceFiles
-from pvlock.errors import ConfigError, EngineUnavailable, PvlockError
+from pvlock.cli.guest_file import LIMIT_NS, run_file
+from pvlock.cli.output import INTERRUPTED, json_writer
+from pvlock.cli.trace_files import TraceFiles
 from pvlock.memory_map import MAX_VCPUS, RAM_LIMIT
 
 if TYPE_CHECKING:
@@ -42,7 +32,6 @@ _WHY_AUTO = {
     "kvm": "this host has all that it needs",
     "emulator": "kvm cannot run here, see pvlock doctor",
 }
-_INTERRUPTED = 130
 
 
 class Duration(click.ParamType[int]):
@@ -69,13 +58,7 @@ class Duration(click.ParamType[int]):
         return ns
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="pvlock")
-def cli() -> None:
-    """PV-lock for KVM/arm64: is that VCPU running, or has it been preempted?"""
-
-
-@cli.command()
+@click.command()
 @click.argument("guest", default="mutex")
 @click.option("--kernel", metavar="FILE", help="The same as GUEST.")
 @click.option(
@@ -188,13 +171,15 @@ def run(
     """
     guest = _guest(guest, kernel)
     say = sys.stderr if json_to == "-" else sys.stdout
-    chosen = engines.choose(options["engine"])
+    is_file = kernel is not None or os.sep in guest or Path(guest).is_file()
+    chosen = options["engine"]
+    if not (is_file and chosen == "kvm"):  # a machine says itself why it cannot be made, and sooner
+        chosen = engines.choose(chosen)
     note = f" (auto: {_WHY_AUTO[chosen]})" if options["engine"] == "auto" else ""
     options["engine"] = chosen
     if chosen == "kvm":
         _refuse_emulated_host(click.get_current_context())
     options["pcpus"] = options["pcpus"] or _default_pcpus(chosen)
-    is_file = kernel is not None or os.sep in guest or Path(guest).is_file()
     policy = policy or _default_policy(guest if is_file else None)
     out = sys.stderr if is_file else say
     print(f"pvlock {__version__}: engine {chosen}{note}, policy {policy}", file=out, flush=True)
@@ -263,9 +248,10 @@ def _run_workload(
 
     workload.image_of(settings.guest)
     files = TraceFiles(trace_to, workload.RUNS[:2]) if trace_to else None
-    with json_writer(json_to) as write, _progress(say) as progress:
+    write = json_writer(json_to)
+    with _progress(say) as progress:
         comparison = workload.compare(settings, progress, trace=files is not None)
-        write(report.to_json(report.as_dict(comparison, engine)))
+    write(report.to_json(report.as_dict(comparison, engine)))
     console = Console(file=say, width=None if say.isatty() else 100, highlight=False)
     if comparison.runs:
         console.print(report.table(comparison))
@@ -274,7 +260,7 @@ def _run_workload(
         if files and result.events is not None:
             files.write(name, result.events, say)
     if comparison.interrupted:
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
 
 
 @contextlib.contextmanager
@@ -286,7 +272,8 @@ def _progress(stream: Any) -> Iterator[Callable[[str, float], None]]:
         def plain(name: str, share: float) -> None:
             if share >= 1 and name not in done:
                 done.add(name)
-                print(f"  {name}: done", file=stream, flush=True)
+                # One write: two runs may end at the same time, each in a thread of its own.
+                print(f"  {name}: done\n", end="", file=stream, flush=True)
 
         yield plain
         return
@@ -303,36 +290,3 @@ def _progress(stream: Any) -> Iterator[Callable[[str, float], None]]:
             live.update(bars[name], completed=share)
 
         yield update
-
-
-cli.add_command(check)
-cli.add_command(doctor)
-cli.add_command(explain)
-cli.add_command(fuzz)
-cli.add_command(lab)
-cli.add_command(sweep)
-
-
-def main() -> None:
-    """Run the command line; every failure is one line and a non-zero exit status."""
-    try:
-        cli(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        print("pvlock: interrupted", file=sys.stderr)
-        sys.exit(_INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has gone; there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except PvlockError as error:
-        kvm = isinstance(error, EngineUnavailable) and error.engine == "kvm"
-        more = "; pvlock doctor tells more" if kvm else ""
-        print(f"pvlock: {error}{more}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Where the command line's --trace goes."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from pvlock.errors import ConfigError, TraceError
-from pvlock.sweep.common import load_extra, replacing
+from pvlock.errors import TraceError
+from pvlock.extras import load_extra
+from pvlock.files import refuse_unwritable, replacing
 
 if TYPE_CHECKING:
     from pvlock.trace.events import Events
@@ -21,18 +21,12 @@ class TraceFiles:
         path = Path(target)
         for module in ("numpy", "perfetto"):
             load_extra(module, "trace", "--trace")
-        try:
-            if path.is_dir():
-                raise ConfigError(f"--trace {target}: is a directory")
-            self._paths = {
-                run: path.with_name(f"{path.stem}.{run}{path.suffix}") if run else path
-                for run in runs
-            }
-            for one in self._paths.values():
-                if one.is_dir() or not one.parent.is_dir() or not os.access(one.parent, os.W_OK):
-                    raise ConfigError(f"--trace {one}: cannot be written there")
-        except OSError as error:
-            raise ConfigError(f"--trace {target}: {error.strerror}") from error
+        refuse_unwritable(path, f"--trace {target}")
+        self._paths = {
+            run: path.with_name(f"{path.stem}.{run}{path.suffix}") if run else path for run in runs
+        }
+        for one in self._paths.values():
+            refuse_unwritable(one, f"--trace {one}")
 
     def write(self, run: str, events: "Events", say: IO[str]) -> None:
         """Write the events of a run, whole or not at all, and say so. Raises ConfigError."""

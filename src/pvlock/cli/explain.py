@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pvlock.cli_output import json_writer
+from pvlock.cli.output import json_writer
 from pvlock.errors import TraceError
-from pvlock.sweep.common import load_extra
+from pvlock.extras import load_extra
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,10 +56,10 @@ def explain(
     console = Console(
         file=say, width=None if say.isatty() else 100, highlight=False, markup=False, emoji=False
     )
-    with json_writer(json_to) as write:
-        found = [_findings(path, lock, top) for path in (trace, other) if path]
-        facts = [findings.as_dict(one) for one in found]
-        write(report.to_json({"traces": facts} if other else facts[0]))
+    write = json_writer(json_to)
+    found = [_findings(path, lock, top) for path in (trace, other) if path]
+    facts = [findings.as_dict(one) for one in found]
+    write(report.to_json({"traces": facts} if other else facts[0]))
     if other:
         _compare(console, found)
     else:

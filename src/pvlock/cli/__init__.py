@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command line: the only place that prints and exits. Each command has a module of its name.
+
+Exit status: 0 done; 1 the run failed; 2 the command line makes no sense; 130 Ctrl-C.
+"""
+
+import importlib
+import os
+import sys
+
+import click
+
+from pvlock import __version__
+from pvlock.cli.output import INTERRUPTED
+from pvlock.errors import ConfigError, EngineUnavailable, PvlockError
+
+_COMMANDS = ("check", "doctor", "explain", "fuzz", "lab", "run", "sweep")
+
+
+class _Commands(click.Group):
+    """A group that imports a command when it is asked for: what starts a guest starts at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, None where there is none of this name."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command = getattr(importlib.import_module(f"pvlock.cli.{cmd_name}"), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pvlock")
+def cli() -> None:
+    """PV-lock for KVM/arm64: is that VCPU running, or has it been preempted?"""
+
+
+def main() -> None:
+    """Run the command line; every failure is one line and a non-zero exit status."""
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        print("pvlock: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except PvlockError as error:
+        kvm = isinstance(error, EngineUnavailable) and error.engine == "kvm"
+        more = "; pvlock doctor tells more" if kvm else ""
+        print(f"pvlock: {error}{more}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)

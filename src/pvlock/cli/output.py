@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What commands share: where --json goes, lines for the user, the exit status of Ctrl-C."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from pvlock import files
+
+INTERRUPTED = 130
+"""The exit status of a command that Ctrl-C ended."""
+
+
+def say(text: str) -> None:
+    """Print a line on stderr, at once."""
+    print(f"pvlock: {text}", file=sys.stderr, flush=True)
+
+
+def json_writer(target: str | None) -> Callable[[str], None]:
+    """Return what writes to a file, whole or not at all, or to stdout ("-"), or nowhere (None).
+
+    Refuses early what could not be written later. Raises ConfigError.
+    """
+    if target is None:
+        return lambda _text: None
+    if target == "-":
+        return lambda text: print(text, end="", flush=True)
+    path, who = Path(target), f"--json {target}"
+    files.refuse_unwritable(path, who)
+
+    def write(text: str) -> None:
+        with files.replacing(path, who) as file:
+            file.write_text(text)
+
+    return write

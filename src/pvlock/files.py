@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Files: read when their bytes are wanted, written whole or not at all."""
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from pvlock.errors import ConfigError
+
+
+class FileBytes:
+    """The bytes of an open regular file. As with `bytes` there is a length, and there are slices.
+
+    Nothing is read before it is asked for, so that a large file can go to where it belongs without
+    a copy of it in between.
+    """
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        """Take `file`, open and unbuffered, of `size` bytes."""
+        self._file, self._size = file, size
+
+    def __len__(self) -> int:
+        """Return the size in bytes that the file had when it was opened."""
+        return self._size
+
+    def __getitem__(self, part: slice) -> bytes:
+        """Return the bytes of a slice without a step. Raises OSError."""
+        start, stop, step = part.indices(self._size)
+        if step != 1:
+            raise ValueError("a slice of a file has no step")
+        return os.pread(self._file.fileno(), max(stop - start, 0), start)
+
+    def read_into(self, window: memoryview) -> None:
+        """Fill `window`, of as many bytes as the file. Raises OSError, also where it is shorter."""
+        at = 0
+        while at < len(window):
+            count = os.preadv(self._file.fileno(), [window[at:]], at)
+            if not count:
+                raise OSError(0, "became shorter while it was read")
+            at += count
+
+
+@contextlib.contextmanager
+def contents(path: str | Path) -> Iterator[bytes | FileBytes]:
+    """Open a file to read from until the block ends; what is no regular file is read at once.
+
+    Raises OSError.
+    """
+    with Path(path).open("rb", buffering=0) as file:
+        status = os.fstat(file.fileno())
+        yield FileBytes(file, status.st_size) if stat.S_ISREG(status.st_mode) else file.read()
+
+
+def refuse_unwritable(path: Path, who: str) -> None:
+    """Refuse early what could not be written later. Raises ConfigError, which begins with `who`."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not _is_special(path):
+            _beside(path).unlink()
+    except OSError as error:
+        raise ConfigError(f"{who}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path, who: str | None = None) -> Iterator[Path]:
+    """Give a file to write that becomes `path` when the block ends well.
+
+    What is there and no regular file, such as /dev/null, is written itself. Raises ConfigError,
+    which begins with `who` (default: `path`), for every OSError of the block too.
+    """
+    try:
+        if _is_special(path):
+            yield path
+            return
+        temporary = _beside(path)
+        try:
+            yield temporary
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{who or path}: {error.strerror or error}") from error
+
+
+def _is_special(path: Path) -> bool:
+    return path.exists() and not path.is_file()
+
+
+def _beside(path: Path) -> Path:
+    """Make an empty file in the folder of `path`, named after it."""
+    import tempfile  # a large library, which most runs do without
+
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    return Path(name)
