@@ -8,6 +8,7 @@ import signal
 import sys
 import termios
 import threading
+import time
 import tty
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
@@ -44,22 +45,28 @@ class Terminal:
     """What a guest prints goes to `screen`; what is typed goes to the guest.
 
     A guest sends its bytes one by one, so they are shown a few times a second less often than that:
-    at least every 20 ms.
+    20 ms after the first that is not. While nothing is printed or typed, nothing is done.
     """
 
     def __init__(self, screen: BinaryIO) -> None:
         """Write to `screen`, a buffered binary stream."""
         self._screen = screen
         self._lock = threading.Lock()
+        self._waiting = False
+        self._wake: int | None = None
 
     def output(self, data: bytes) -> None:
         """Take bytes from the guest."""
         with self._lock:
             self._screen.write(data)
+            if not self._waiting and self._wake is not None:
+                self._waiting = True
+                os.write(self._wake, b"\0")
 
     def flush(self) -> None:
         """Show what was taken."""
         with self._lock:
+            self._waiting = False
             self._screen.flush()
 
     @contextlib.contextmanager
@@ -70,29 +77,38 @@ class Terminal:
         Ctrl-C. The end of the input ends nothing.
         """
         fd = None if sys.stdin is None or sys.stdin.closed else sys.stdin.fileno()
-        stop, wake = os.pipe()
+        woken, self._wake = os.pipe()
         thread = threading.Thread(
-            target=self._pump, args=(fd, stop, receive), name="pvlock-terminal", daemon=True
+            target=self._pump, args=(fd, woken, receive), name="pvlock-terminal", daemon=True
         )
         with _raw(fd):
             thread.start()
             try:
                 yield
             finally:
-                os.close(wake)
+                with self._lock:
+                    os.close(self._wake)
+                    self._wake = None
                 thread.join()
-                os.close(stop)
+                os.close(woken)
                 self.flush()
 
-    def _pump(self, fd: int | None, stop: int, receive: Callable[[bytes], None]) -> None:
+    def _pump(self, fd: int | None, woken: int, receive: Callable[[bytes], None]) -> None:
+        """Show and type, until the other end of the pipe `woken` is closed."""
         escapes = _Escapes() if fd is not None and os.isatty(fd) else None
+        show_at: float | None = None
         while True:
-            watched = [stop] if fd is None else [stop, fd]
-            ready, _, _ = select.select(watched, [], [], _SHOW_SECONDS)
-            with contextlib.suppress(OSError, ValueError):  # the screen is gone: run() will notice
-                self.flush()
-            if stop in ready:
-                return
+            watched = [woken] if fd is None else [woken, fd]
+            left = None if show_at is None else max(show_at - time.monotonic(), 0)
+            ready, _, _ = select.select(watched, [], [], left)
+            if woken in ready:
+                if not os.read(woken, 1):
+                    return
+                show_at = time.monotonic() + _SHOW_SECONDS
+            if show_at is not None and time.monotonic() >= show_at:
+                show_at = None
+                with contextlib.suppress(OSError, ValueError):  # the screen is gone: run() notices
+                    self.flush()
             if fd in ready:
                 data = _read(fd)
                 if not data:

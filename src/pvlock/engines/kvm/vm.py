@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from pvlock import abi, memory_map
 from pvlock.engines.kvm import ioctl
 from pvlock.engines.kvm.vcpu import KvmVcpu
-from pvlock.errors import EngineError, EngineUnavailable
+from pvlock.errors import ConfigError, EngineError, EngineUnavailable
 from pvlock.memory import MemorySlot
 
 _INTERRUPTS = 64
 """As the emulator's GIC: 32 of each VCPU, 32 of devices."""
-_IPA_BITS = 40
+_LEAST_IPA_BITS = 32
 _SPI = 1 << 24  # KVM_ARM_IRQ_TYPE_SPI in KVM_IRQ_LINE
 
 
@@ -55,7 +55,7 @@ class KvmVm:
         """Create the VM with `vcpus` VCPUs, all off.
 
         `coalesced` are 4-byte registers whose writes wait in a ring for posted_writes(). Raises
-        EngineUnavailable or EngineError.
+        ConfigError, EngineUnavailable or EngineError.
         """
         self.vcpus: list[KvmVcpu] = []
         self._ring: c.Structure | None = None
@@ -63,7 +63,9 @@ class KvmVm:
         self._kvm = open_kvm()
         self.fd = self._gic = -1
         try:
-            self.fd = ioctl.must("create a VM", self._kvm, ioctl.CREATE_VM, ipa_bits(self._kvm))
+            self.fd = ioctl.must(
+                "create a VM", self._kvm, ioctl.CREATE_VM, ipa_bits(self._kvm, slots)
+            )
             self._add_slots(slots)
             self._enable(ioctl.CAP_ARM_NISV_TO_USER)
             run_size = ioctl.must("size kvm_run", self._kvm, ioctl.GET_VCPU_MMAP_SIZE)
@@ -185,9 +187,18 @@ class KvmVm:
         )
 
 
-def ipa_bits(kvm: int) -> int:
-    """Return the width of guest addresses to ask for: 40 bits, or as many as this CPU has."""
-    return min(supported(kvm, ioctl.CAP_ARM_VM_IPA_SIZE), _IPA_BITS)
+def ipa_bits(kvm: int, slots: Sequence[MemorySlot] = ()) -> int:
+    """Return the width of guest addresses to ask for: what `slots` need, and no more.
+
+    The fewer they are, the fewer levels of tables a CPU walks where it has no TLB entry. Raises
+    ConfigError when this host has not as many.
+    """
+    end = max((slot.end for slot in slots), default=0)
+    bits = max((end - 1).bit_length(), _LEAST_IPA_BITS)
+    limit = supported(kvm, ioctl.CAP_ARM_VM_IPA_SIZE)
+    if bits > limit:
+        raise ConfigError(f"memory ends at {end:#x}; guests on this host have {limit} address bits")
+    return bits
 
 
 def supported(fd: int, capability: int) -> int:
