@@ -14,10 +14,15 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import build_native  # noqa: E402 - it is beside the tests, not installed
 
+from pvlock import engines  # noqa: E402
 from pvlock.engines.kvm import probe  # noqa: E402
 
 # They need an arm64 host with KVM. Elsewhere tests/test_kvm_in_lab.py runs them in the lab.
 collect_ignore = [] if probe.usable() else ["kvm"]
+
+# All other tests are of the emulator, and of what `auto` takes where there is no KVM.
+if probe.usable():
+    os.environ.setdefault(engines.VARIABLE, "emulator")
 
 # Machines differ in speed, and a failure must be the same for everybody.
 hypothesis.settings.register_profile("pvlock", deadline=None, derandomize=True, print_blob=True)

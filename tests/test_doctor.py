@@ -21,12 +21,13 @@ from typing import Any, Final
 import pytest
 from click.testing import CliRunner
 
-from pvlock import abi, cli, engines
+from pvlock import abi, cli, engines, memory_map
 from pvlock.cli import run
-from pvlock.engines.kvm import bpf, ioctl, probe
+from pvlock.engines.kvm import bpf, ioctl, probe, vm
 from pvlock.engines.kvm.probe import Finding, State
-from pvlock.errors import EngineUnavailable
+from pvlock.errors import ConfigError, EngineUnavailable
 from pvlock.machine import Machine
+from pvlock.memory import MemorySlot
 from pvlock.workload import image_of
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -77,11 +78,18 @@ def refusal() -> EngineUnavailable:
     return caught.value
 
 
-def doctor(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+@pytest.fixture(autouse=True)
+def nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(engines.VARIABLE, raising=False)
+
+
+def doctor(
+    *arguments: str, cwd: Path | None = None, **environment: str
+) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "pvlock", *arguments],
         capture_output=True, text=True, timeout=120, check=False, cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")} | environment,
     )  # fmt: skip
 
 
@@ -109,6 +117,36 @@ def test_require_usable_and_auto_agree_with_the_findings() -> None:
         assert missing.because in refusal().capability
         with pytest.raises(EngineUnavailable):
             engines.choose("kvm")
+
+
+def test_the_environment_says_what_auto_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "usable", lambda: True)
+    monkeypatch.setattr(probe, "require", lambda: None)
+    for named in ("emulator", "kvm"):
+        monkeypatch.setenv(engines.VARIABLE, named)
+        assert engines.choose("auto") == named
+        assert engines.choose("kvm") == "kvm"
+        assert engines.choose("emulator") == "emulator"
+    for nothing in ("auto", ""):
+        monkeypatch.setenv(engines.VARIABLE, nothing)
+        assert engines.choose("auto") == "kvm"
+    monkeypatch.setenv(engines.VARIABLE, "xen")
+    with pytest.raises(ConfigError, match=r"PVLOCK_ENGINE: no engine is called 'xen'; there are"):
+        engines.choose("auto")
+
+
+@pytest.mark.parametrize("named", ["emulator", "kvm"])
+def test_the_user_is_told_that_the_environment_names_the_engine(named: str) -> None:
+    told = f"auto takes the engine {named}: PVLOCK_ENGINE names it"
+    run = doctor("run", "idle", "--vcpus", "1", "--duration", "1ms", PVLOCK_ENGINE=named)
+    answer = doctor("doctor", PVLOCK_ENGINE=named)
+    if named == "kvm" and not probe.usable():
+        assert (run.returncode, answer.returncode) == (1, 1)
+        assert run.stderr == f"pvlock: {refusal()}; pvlock doctor tells more\n"
+        assert f"no engine can run here: kvm: {refusal().capability}" in answer.stdout
+        return
+    assert f"engine {named} (auto: PVLOCK_ENGINE names it)" in run.stdout
+    assert told in answer.stdout
 
 
 def test_auto_asks_a_host_of_another_architecture_nothing_else(
@@ -441,6 +479,29 @@ def test_doctor_fails_where_no_engine_can_run(
     assert "no engine can run here: kvm: KVM refuses a VM" in done.stdout
     assert "/nonexistent/python" in done.stdout
     assert "apt-get install mmdebstrap qemu-system-arm" in done.stdout
+
+
+# ---- what a VM asks for ----
+
+
+@pytest.mark.parametrize(
+    ("mib", "limit", "bits"),
+    [(64, 40, 32), (3072, 40, 32), (3074, 40, 33), (65536, 37, 37), (65536, 0, 37), (64, 32, 32)],
+)
+def test_a_vm_has_the_address_bits_that_its_memory_needs(
+    mib: int, limit: int, bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vm, "supported", lambda _fd, _capability: limit)
+    ram = MemorySlot(memory_map.RAM_BASE, mib << 20, "ram", memoryview(b""))
+    low = MemorySlot(memory_map.PVLOCK_BASE, 4096, "pvlock", memoryview(b""))
+    assert vm.ipa_bits(3, [ram, low]) == bits
+
+
+def test_a_host_with_too_few_address_bits_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vm, "supported", lambda _fd, _capability: 36)
+    ram = MemorySlot(memory_map.RAM_BASE, 65536 << 20, "ram", memoryview(b""))
+    with pytest.raises(ConfigError, match="memory ends at 0x1040000000; .* have 36 address bits"):
+        vm.ipa_bits(3, [ram])
 
 
 # ---- pvlock run --engine kvm ----

@@ -5,7 +5,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -55,8 +55,13 @@ def contents(path: str | Path) -> Iterator[bytes | FileBytes]:
         yield FileBytes(file, status.st_size) if stat.S_ISREG(status.st_mode) else file.read()
 
 
-def refuse_unwritable(path: Path, who: str) -> None:
-    """Refuse early what could not be written later. Raises ConfigError, which begins with `who`."""
+def refuse_unwritable(path: Path, who: str, suffixes: Sequence[str] = ()) -> None:
+    """Refuse early what could not be written later, or has a name with none of `suffixes`.
+
+    Raises ConfigError, which begins with `who`.
+    """
+    if suffixes and path.suffix not in suffixes:
+        raise ConfigError(f"{who}: the name must end in {' or '.join(suffixes)}")
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))

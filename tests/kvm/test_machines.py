@@ -13,7 +13,7 @@ import pytest
 from kvm.conftest import DEADLINE_NS
 from pvlock import Machine, Policy, SystemEvent, workload
 from pvlock.errors import ConfigError, EngineError, GuestFault
-from pvlock.memory_map import PVLOCK_BASE
+from pvlock.memory_map import PVLOCK_BASE, RAM_BASE
 from recorder import object_ids, object_ids_of
 
 Guest = Callable[[str], Path]
@@ -51,6 +51,20 @@ def test_registers_are_read_and_written(nothing_left: None) -> None:
             assert vcpu.get(name) == 0x4000_0000 + 16 * number
         with pytest.raises(ConfigError, match="no register is called 'x31'"):
             vcpu.get("x31")
+
+
+@pytest.mark.parametrize("bits", [29, 33, 36, 39])
+def test_a_load_from_where_nothing_is_aborts(bits: int, nothing_left: None) -> None:
+    """Within the guest's address bits, and beyond them, where KVM answers by itself."""
+    load, here = struct.pack("<I", 0xF9400001), struct.pack("<I", 0x14000000)  # LDR X1, [X0]; B .
+    with Machine(1, engine="kvm") as machine:
+        machine.memory.write(RAM_BASE, load, "test")
+        machine.memory.write(RAM_BASE + 0x1000 + 0x200, here, "test")
+        machine.vcpus[0].start(RAM_BASE, 1 << bits)
+        machine.vcpus[0].set("vbar_el1", RAM_BASE + 0x1000)
+        assert machine.run(200_000_000) is None
+        state = [machine.vcpus[0].get(name) for name in ("pc", "esr_el1", "far_el1")]
+    assert state == [RAM_BASE + 0x1200, 0x96000010, 1 << bits]
 
 
 def test_two_machines_do_not_see_each_other(guest: Guest, nothing_left: None) -> None:

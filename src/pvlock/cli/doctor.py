@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from pvlock import __version__
+from pvlock import __version__, engines
 from pvlock.cli.output import json_writer
 from pvlock.errors import EngineUnavailable, LabError, PvlockError
 
@@ -53,12 +53,16 @@ def _choice(kvm: "Sequence[Finding]", emulator: "Finding") -> tuple[str | None, 
     """Return what engines.choose("auto") takes on this host (None: nothing runs), and why."""
     from pvlock.engines.kvm.probe import State, first_missing
 
-    missing = first_missing(kvm)
-    if missing is None:
-        return "kvm", "this host has all that it needs"
-    because = f"kvm: {missing.because}"
-    if missing.state is State.UNKNOWN:
-        because = f"kvm: cannot tell about {missing.what}: {missing.because}"
+    named, missing = engines.named(), first_missing(kvm)
+    because = f"{engines.VARIABLE} names it"
+    if named != "emulator":
+        if missing is None:
+            return "kvm", because if named else "this host has all that it needs"
+        because = f"kvm: {missing.because}"
+        if missing.state is State.UNKNOWN:
+            because = f"kvm: cannot tell about {missing.what}: {missing.because}"
+    if named == "kvm":
+        return None, because
     if emulator.state is State.YES:
         return "emulator", because
     return None, f"{because}; emulator: {emulator.because}"

@@ -175,7 +175,7 @@ def run(
     chosen = options["engine"]
     if not (is_file and chosen == "kvm"):  # a machine says itself why it cannot be made, and sooner
         chosen = engines.choose(chosen)
-    note = f" (auto: {_WHY_AUTO[chosen]})" if options["engine"] == "auto" else ""
+    note = f" (auto: {_why_auto(chosen)})" if options["engine"] == "auto" else ""
     options["engine"] = chosen
     if chosen == "kvm":
         _refuse_emulated_host(click.get_current_context())
@@ -195,6 +195,10 @@ def run(
     if no_pvlock or append or initrd or memory_mib or no_reboot:
         raise click.UsageError(f"{', '.join(for_files)} are for a guest file, not a workload")
     _run_workload(settings, chosen, json_to, trace_to, say)
+
+
+def _why_auto(chosen: str) -> str:
+    return f"{engines.VARIABLE} names it" if engines.named() else _WHY_AUTO[chosen]
 
 
 def _guest(guest: str, kernel: str | None) -> str:

@@ -88,7 +88,7 @@ def sweep(
     options = {axis.name: axes[_parameter(axis)] for axis in (*AXES, SEEDS)}
     cells = cells_of(grid, options)
     for path in out:
-        files.check(path, "--out", tuple(files.FORMATS))
+        files.check(path, "--out")
     for option, paths in (("--figure", figure), ("--bars", bars)):
         for path in paths:
             figures.check(path, option)

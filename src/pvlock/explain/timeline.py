@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from pvlock import report
 from pvlock.explain.findings import Culprit, Findings, percent, vcpu_ms
 from pvlock.extras import load_extra
-from pvlock.files import replacing
-from pvlock.sweep import files
+from pvlock.files import refuse_unwritable, replacing
 from pvlock.trace.columns import Ints, starts, stops
 from pvlock.trace.events import Kind
 
@@ -55,7 +54,7 @@ _OWNS, _WAITS, _DELAYED = "#0b4f8a", "#f0c419", "#d55e00"
 
 def check(path: Path) -> None:
     """Refuse early a picture that could not be drawn later. Raises ConfigError."""
-    files.check(path, "--figure", (".png", ".svg"))
+    refuse_unwritable(path, f"--figure {path}", (".png", ".svg"))
     load_extra("matplotlib", "plot", f"--figure {path}")
 
 

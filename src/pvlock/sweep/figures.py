@@ -11,8 +11,7 @@ from typing import Any
 
 from pvlock import report
 from pvlock.extras import load_extra
-from pvlock.files import replacing
-from pvlock.sweep import files
+from pvlock.files import refuse_unwritable, replacing
 from pvlock.sweep.bars import draw as draw_bars
 from pvlock.sweep.heat_map import draw as draw_heat_map
 from pvlock.sweep.results import CellResult, Group, count, grouped, setting_columns, shown
@@ -35,7 +34,7 @@ Draw = Callable[[Any, Sequence[Group], str], None]
 
 def check(path: Path, option: str) -> None:
     """Refuse early a picture that could not be drawn later. Raises ConfigError."""
-    files.check(path, option, (".png", ".svg"))
+    refuse_unwritable(path, f"{option} {path}", (".png", ".svg"))
     load_extra("matplotlib", "plot", f"{option} {path}")
 
 

@@ -12,17 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from pvlock import __version__
-from pvlock.errors import ConfigError
 from pvlock.extras import load_extra
 from pvlock.files import refuse_unwritable, replacing
 from pvlock.sweep.results import CellResult, Row, cell_row, group_row, grouped, summary
 
 
-def check(path: Path, option: str, suffixes: Sequence[str]) -> None:
+def check(path: Path, option: str) -> None:
     """Refuse early a file that could not be written later. Raises ConfigError."""
-    if path.suffix not in suffixes:
-        raise ConfigError(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
-    refuse_unwritable(path, f"{option} {path}")
+    refuse_unwritable(path, f"{option} {path}", tuple(FORMATS))
     if path.suffix == ".parquet":
         load_extra("pyarrow.parquet", "parquet", f"{option} {path}")
 

@@ -16,6 +16,8 @@ from pvlock.memory import MemorySlot
 _INTERRUPTS = 64
 """As the emulator's GIC: 32 of each VCPU, 32 of devices."""
 _LEAST_IPA_BITS = 32
+_ALWAYS_IPA_BITS = 40
+"""What a KVM has that cannot be asked."""
 _SPI = 1 << 24  # KVM_ARM_IRQ_TYPE_SPI in KVM_IRQ_LINE
 
 
@@ -195,7 +197,7 @@ def ipa_bits(kvm: int, slots: Sequence[MemorySlot] = ()) -> int:
     """
     end = max((slot.end for slot in slots), default=0)
     bits = max((end - 1).bit_length(), _LEAST_IPA_BITS)
-    limit = supported(kvm, ioctl.CAP_ARM_VM_IPA_SIZE)
+    limit = supported(kvm, ioctl.CAP_ARM_VM_IPA_SIZE) or _ALWAYS_IPA_BITS
     if bits > limit:
         raise ConfigError(f"memory ends at {end:#x}; guests on this host have {limit} address bits")
     return bits
