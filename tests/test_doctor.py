@@ -500,7 +500,7 @@ def test_a_vm_has_the_address_bits_that_its_memory_needs(
 def test_a_host_with_too_few_address_bits_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vm, "supported", lambda _fd, _capability: 36)
     ram = MemorySlot(memory_map.RAM_BASE, 65536 << 20, "ram", memoryview(b""))
-    with pytest.raises(ConfigError, match="memory ends at 0x1040000000; .* have 36 address bits"):
+    with pytest.raises(ConfigError, match=r"memory ends at 0x1040000000; .* have 36 address bits"):
         vm.ipa_bits(3, [ram])
 
 
