@@ -26,8 +26,6 @@ _INSTRUCTION = 4
 
 # Linux, Documentation/arch/arm64/booting.rst.
 _LINUX_HEADER = struct.Struct("<IIQQQ24s4sI")
-HEADER_BYTES = _LINUX_HEADER.size
-"""What is_linux() needs of a file."""
 _LINUX_MAGIC = b"ARM\x64"
 _LINUX_ALIGNMENT = 2 << 20
 _LINUX_BIG_ENDIAN = 1
@@ -122,14 +120,9 @@ def _parse(data: Data, name: str) -> Image:
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ImageError(f"{name}: broken ELF file: {reason}") from error
-    if is_linux(data):
+    if data[56:60] == _LINUX_MAGIC:
         return _parse_linux(data, name)
     raise ImageError(f"{name}: {_guess(data)}")
-
-
-def is_linux(data: Data) -> bool:
-    """Tell whether `data` says that it is a Linux arm64 Image."""
-    return data[56:60] == _LINUX_MAGIC
 
 
 def load(image: Image, memory: GuestMemory, ram_base: int) -> Loaded:
@@ -206,7 +199,7 @@ def _guess(data: Data) -> str:
 def _parse_linux(data: Data, name: str) -> Image:
     if len(data) < _LINUX_HEADER.size:
         raise ImageError(f"{name}: Linux Image header is cut off after {len(data)} bytes")
-    _, _, text_offset, image_size, flags, *_ = _LINUX_HEADER.unpack(data[:HEADER_BYTES])
+    _, _, text_offset, image_size, flags, *_ = _LINUX_HEADER.unpack(data[: _LINUX_HEADER.size])
     if image_size == 0:
         text_offset = _LINUX_OLD_TEXT_OFFSET
     elif flags & _LINUX_BIG_ENDIAN:

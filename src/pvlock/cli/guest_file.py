@@ -6,11 +6,14 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from pvlock.abi import Policy
 from pvlock.cli.output import json_writer
 from pvlock.cli.trace_files import TraceFiles
 from pvlock.errors import PvlockError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pvlock.boot import Output
     from pvlock.workload import Settings
 
@@ -20,10 +23,14 @@ _MEMORY_MIB, _LINUX_MEMORY_MIB = 64, 512
 
 
 def run_file(
-    settings: "Settings", *, limit_ns: int | None, pvlock: bool, append: str, initrd: str | None,
-    memory_mib: int | None, reboot: bool, json_to: str | None, trace_to: str | None,
+    path: str, begin: "Callable[[Policy], Settings]", *, limit_ns: int | None, pvlock: bool,
+    append: str, initrd: str | None, memory_mib: int | None, reboot: bool, json_to: str | None,
+    trace_to: str | None,
 ) -> None:  # fmt: skip
-    """Run a guest file, its console on our standard output. Raises PvlockError."""
+    """Run the guest file `path`, its console on our standard output. Raises PvlockError.
+
+    `begin` gets the policy for a user who wants none in particular, and returns the settings.
+    """
     from pvlock import boot, image
     from pvlock import initrd as archive
     from pvlock.machine import Machine
@@ -33,8 +40,10 @@ def run_file(
     files = TraceFiles(trace_to, [""]) if trace_to else None
     terminal = Terminal(sys.stderr.buffer if json_to == "-" else sys.stdout.buffer)
 
-    with image.opened(settings.guest) as guest:
+    with image.opened(path) as guest:
         linux = guest.kind is image.Kind.LINUX
+        # Linux must not take a sleeping VCPU for a preempted one (SPECIFICATION.md, 6.5 and E3).
+        settings = begin(Policy.PREEMPTED if linux else Policy.SCHEDULED_OUT)
         disk = archive.read(initrd) if initrd else None
         limit_ns = limit_ns or (None if linux else LIMIT_NS)
         mib = memory_mib or (_LINUX_MEMORY_MIB if linux else _MEMORY_MIB)
@@ -70,7 +79,7 @@ def run_file(
             terminal.flush()
     if event is None:
         limit = (limit_ns or 0) / 1e6
-        raise PvlockError(f"{settings.guest}: still running after {limit:g} ms (--duration)")
+        raise PvlockError(f"{path}: still running after {limit:g} ms (--duration)")
     from pvlock import report
 
     write(report.to_json(_facts(settings, pvlock) | {"event": event, "usage": asdict(usage)}))

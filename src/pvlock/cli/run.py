@@ -180,21 +180,27 @@ def run(
     if chosen == "kvm":
         _refuse_emulated_host(click.get_current_context())
     options["pcpus"] = options["pcpus"] or _default_pcpus(chosen)
-    policy = policy or _default_policy(guest if is_file else None)
-    out = sys.stderr if is_file else say
-    print(f"pvlock {__version__}: engine {chosen}{note}, policy {policy}", file=out, flush=True)
-    options["duration_ns"] = duration_ns or LIMIT_NS
-    settings = _settings(guest, wfe, policy, options)
+    options |= {"guest": guest, "trap_wfe": wfe == "trap", "duration_ns": duration_ns or LIMIT_NS}
+
+    def begin(default: Policy) -> "Settings":
+        """Say what is about to run, and return its settings."""
+        from pvlock.workload import Settings
+
+        settings = Settings(policy=Policy(policy or default), **options)
+        words = f"pvlock {__version__}: engine {chosen}{note}, policy {settings.policy}"
+        print(words, file=sys.stderr if is_file else say, flush=True)
+        return settings
+
     if is_file:
         run_file(
-            settings, limit_ns=duration_ns, pvlock=not no_pvlock, append=append, initrd=initrd,
+            guest, begin, limit_ns=duration_ns, pvlock=not no_pvlock, append=append, initrd=initrd,
             memory_mib=memory_mib, reboot=not no_reboot, json_to=json_to, trace_to=trace_to,
         )  # fmt: skip
         return
     for_files = ("--no-pvlock", "--append", "--initrd", "--memory", "--no-reboot")
     if no_pvlock or append or initrd or memory_mib or no_reboot:
         raise click.UsageError(f"{', '.join(for_files)} are for a guest file, not a workload")
-    _run_workload(settings, chosen, json_to, trace_to, say)
+    _run_workload(begin(Policy.SCHEDULED_OUT), chosen, json_to, trace_to, say)
 
 
 def _why_auto(chosen: str) -> str:
@@ -223,24 +229,6 @@ def _refuse_emulated_host(context: click.Context) -> None:
 
 def _default_pcpus(engine: str) -> int:
     return min(_PCPUS, len(os.sched_getaffinity(0))) if engine == "kvm" else _PCPUS
-
-
-def _default_policy(file: str | None) -> Policy:
-    """Linux must not take a sleeping VCPU for a preempted one (SPECIFICATION.md, 6.5 and E3)."""
-    from pvlock.image import HEADER_BYTES, is_linux
-
-    with contextlib.suppress(OSError):
-        if file and Path(file).is_file():
-            with Path(file).open("rb") as image:
-                if is_linux(image.read(HEADER_BYTES)):
-                    return Policy.PREEMPTED
-    return Policy.SCHEDULED_OUT
-
-
-def _settings(guest: str, wfe: str, policy: str, options: dict[str, Any]) -> "Settings":
-    from pvlock.workload import Settings
-
-    return Settings(guest=guest, trap_wfe=wfe == "trap", policy=Policy(policy), **options)
 
 
 def _run_workload(
