@@ -12,7 +12,7 @@ help:
 	@echo "make run    set up and compare a lock with and without PV-lock"
 	@echo "make test   set up and run the tests"
 	@echo "make check  lint, strict types, layers"
-	@echo "make bench  measure; writes docs/benchmarks.md"
+	@echo "make bench  measure; writes docs/benchmarks.md; needs root, and what the lab needs"
 	@echo "make fuzz   run hostile guests, 10 million operations; FUZZ='--seed 7' and so on"
 	@echo "make native compile the guests and the helper again after a change"
 

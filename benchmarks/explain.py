@@ -35,7 +35,8 @@ def runs() -> list[Events]:
     found = []
     for guest in GUESTS:
         for name in ("without", "with"):
-            result = workload.run(name, Settings(guest, 16, 8, duration_ns=30_000_000), trace=True)
+            settings = Settings(guest, 16, 8, duration_ns=30_000_000, engine="emulator")
+            result = workload.run(name, settings, trace=True)
             assert result
             assert result.events
             found.append(result.events)

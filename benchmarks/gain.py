@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--duration-ms", type=int, default=100)
     options = parser.parse_args()
-    base = Settings(duration_ns=options.duration_ms * 1_000_000)
+    base = Settings(duration_ns=options.duration_ms * 1_000_000, engine="emulator")
     baseline = throughputs("baseline", base, options.seeds)
     print(f"median (range) of {options.seeds} seeds, {options.duration_ms} ms each\n")
     print("| host | VCPUs on CPUs | with / without | with / not overcommitted |")

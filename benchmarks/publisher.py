@@ -3,7 +3,7 @@
 
 Two threads on one CPU pass a byte to and fro through pipes: each pass is a switch, and what it
 takes is CPU time of the two. Compare figures within one run only. With --write the report becomes
-the last section of docs/benchmarks.md, behind what benchmarks/speed.py writes.
+a section of docs/benchmarks.md.
 """
 
 import argparse
@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import document
+
 from pvlock.abi import Policy
 from pvlock.engines.kvm import bpf
 from pvlock.engines.kvm.publisher import Publisher
@@ -37,7 +39,7 @@ RUNS = 5
 ROUNDS = 8_000
 VMS = (1, 8, 64)
 HERE = ROOT / "benchmarks" / "bpf"
-TITLE = "## What publishing costs a context switch"
+TITLE = "What publishing costs a context switch"
 SIZE = {"flags": 64}
 STATS_RUN_TIME = 0  # linux/bpf.h
 
@@ -202,16 +204,9 @@ def counted(library: Any, path: Path) -> Iterator[str]:
 
 def report() -> Iterator[str]:
     """Measure, line by line."""
-    yield TITLE
-    yield ""
     yield "Written by benchmarks/publisher.py. Two threads on one CPU pass a byte through pipes:"
     yield f"their CPU time, in {RUNS} turns of one run; median (range), differences within a turn."
     yield ""
-    try:
-        Publisher(1, Policy.PREEMPTED).close()
-    except EngineUnavailable as error:
-        yield f"Not measured: {error}."
-        return
     with tempfile.TemporaryDirectory() as folder:
         library, path = build(Path(folder))
         yield from compared(library, path)
@@ -225,14 +220,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="write it into docs/benchmarks.md")
     options = parser.parse_args()
+    try:
+        Publisher(1, Policy.PREEMPTED).close()
+    except EngineUnavailable as error:
+        sys.exit(f"not measured: {error}")
     lines = []
     for line in report():
         print(line, flush=True)
         lines.append(line)
     if options.write:
-        path = ROOT / "docs" / "benchmarks.md"
-        before = path.read_text().split(TITLE)[0].rstrip()
-        path.write_text(before + "\n\n" + "\n".join(lines) + "\n")
+        document.write(TITLE, "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ Key = tuple[str, str, int, int, int, int, str]
 NO_EFFECT = 0.005
 MATTERS = 0.02
 
-HEAD = """# Where PV-lock pays, and where it does not
+HEAD = """<!-- SPDX-License-Identifier: GPL-2.0-or-later -->
+# Where PV-lock pays, and where it does not
 
 Every cell of [results.toml](results.toml), ten seeds each: median and range. Made again by
 

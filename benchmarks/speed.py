@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import document
 from unicorn import arm64_const as arm64
 from unicorn import unicorn_const as const
 from unicorn.unicorn_py3.unicorn import Uc, UcError
@@ -56,7 +57,7 @@ def loop_guest() -> image.Image:
 
 def emulated(guest: image.Image, quantum_ns: int) -> tuple[float, int]:
     """Run the loop in a machine; return seconds and instructions."""
-    with Machine(1, quantum_ns=quantum_ns, bootargs=f"turns={TURNS}") as machine:
+    with Machine(1, engine="emulator", quantum_ns=quantum_ns, bootargs=f"turns={TURNS}") as machine:
         machine.load(guest)
         machine.run(200_000)  # the start of the VCPU is behind us
         start = time.perf_counter()
@@ -99,7 +100,9 @@ def bare(guest: image.Image) -> float:
 
 def mutex_rate(quantum_ns: int) -> float:
     """Return million instructions per second, one core, of 8 contending VCPUs on 4 CPUs."""
-    with Machine(8, 4, quantum_ns=quantum_ns, bootargs="duration=60000000") as machine:
+    with Machine(
+        8, 4, engine="emulator", quantum_ns=quantum_ns, bootargs="duration=60000000"
+    ) as machine:
         machine.load(workload.image_of("mutex"))
         machine.run(5_000_000)
         before, start = machine.usage(), time.perf_counter()
@@ -113,7 +116,9 @@ def mutex_rate(quantum_ns: int) -> float:
 def big_machine(pvlock: bool) -> tuple[float, float]:
     """Run 10 ms of `mutex` on 128 VCPUs and 64 CPUs; return seconds and MiB of the worker."""
     start = time.perf_counter()
-    with Machine(128, 64, pvlock=pvlock, bootargs="duration=10000000") as machine:
+    with Machine(
+        128, 64, engine="emulator", pvlock=pvlock, bootargs="duration=10000000"
+    ) as machine:
         machine.load(workload.image_of("mutex"))
         assert machine.run(100_000_000) is not None
     taken = time.perf_counter() - start
@@ -144,7 +149,7 @@ def report() -> Iterator[str]:
     engine = f"Unicorn {importlib.metadata.version('unicorn')}"
     yield f"- pvlock {__version__}, {engine}; median (range) of {RUNS} runs"
     yield ""
-    yield "## One VCPU: arithmetic, loads, stores, branches"
+    yield "### One VCPU: arithmetic, loads, stores, branches"
     yield ""
     yield "| | million instructions per second | of bare Unicorn |"
     yield "| --- | --- | --- |"
@@ -161,7 +166,7 @@ def report() -> Iterator[str]:
         share = statistics.median(v / b for v, b in zip(values, bares, strict=True))
         yield f"| {label} | {median(values)} | {share:.0%} |"
     yield ""
-    yield "## `mutex`, 8 VCPUs on 4 CPUs, one core of the host"
+    yield "### `mutex`, 8 VCPUs on 4 CPUs, one core of the host"
     yield ""
     yield "| quantum | million instructions per second |"
     yield "| --- | --- |"
@@ -169,7 +174,7 @@ def report() -> Iterator[str]:
         mutex = [mutex_rate(1000 * quantum_us) for _ in range(RUNS)]
         yield f"| {quantum_us} µs | {median(mutex)} |"
     yield ""
-    yield "## `mutex`, 128 VCPUs on 64 CPUs, 10 ms of guest time"
+    yield "### `mutex`, 128 VCPUs on 64 CPUs, 10 ms of guest time"
     yield ""
     yield "| | seconds, with creating and ending the machine | peak MiB of the worker so far |"
     yield "| --- | --- | --- |"
@@ -177,7 +182,7 @@ def report() -> Iterator[str]:
         taken, peak = big_machine(pvlock)
         yield f"| {'with' if pvlock else 'without'} PV-lock | {taken:.1f} | {peak:.0f} |"
     yield ""
-    yield "## Start-up, ms over bare Python"
+    yield "### Start-up, ms over bare Python"
     yield ""
     yield "| | ms |"
     yield "| --- | --- |"
@@ -191,20 +196,16 @@ def report() -> Iterator[str]:
     created = []
     for _ in range(RUNS):
         start = time.perf_counter()
-        with Machine(8, 4):
+        with Machine(8, 4, engine="emulator"):
             created.append(1e3 * (time.perf_counter() - start))
     yield f"| `Machine(8, 4)`, until it can run | {median(created)} |"
 
 
-HEAD = """# Benchmarks
-
-Written by `make bench` (benchmarks/speed.py). Wall-clock figures of one machine: compare them with
-each other, not with those of another run.
-
-What bounds the emulator: each translated block calls the helper's block hook, which counts it, so
-code with short blocks pays most; each step of a quantum costs an `emu_start` of Unicorn, some 0.1
-µs from C; YIELD and WFE leave Unicorn's fast path. Python runs only at exits and slice ends.
-
+TITLE = "The emulator"
+WHAT = """Written by benchmarks/speed.py. What bounds the emulator: each translated block calls the
+helper's block hook, which counts it, so code with short blocks pays most; each step of a quantum
+costs an `emu_start` of Unicorn, some 0.1 µs from C; YIELD and WFE leave Unicorn's fast path. Python
+runs only at exits and slice ends.
 """
 
 
@@ -217,7 +218,7 @@ def main() -> None:
         print(line, flush=True)
         lines.append(line)
     if options.write:
-        (ROOT / "docs" / "benchmarks.md").write_text(HEAD + "\n".join(lines) + "\n")
+        document.write(TITLE, "\n".join([WHAT, *lines]))
 
 
 if __name__ == "__main__":

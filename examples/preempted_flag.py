@@ -32,7 +32,7 @@ SCRIPT = [
     Placement(90_000, cpu=1, vcpu=None),
 ]
 
-with Machine(vcpus=2, pcpus=2, script=SCRIPT, record=True) as machine:
+with Machine(vcpus=2, pcpus=2, engine="emulator", script=SCRIPT, record=True) as machine:
     machine.memory.write(RAM_BASE, WATCH, "watch")
     machine.memory.write(RAM_BASE + 0x1000, SPIN, "spin")
     machine.vcpus[0].start(RAM_BASE, x0=machine.pvlock.addresses[1])

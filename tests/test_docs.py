@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What README.md and docs/tutorial.md show is what happens.
+"""What README.md, docs/tutorial.md and docs/explain.md show is what happens.
 
 In the order of the document, in a folder that looks like the clone: a block ```console runs each
 line that starts with "$ " and compares what it prints, where a line "..." stands for any lines; a

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""pvlock: the PV-lock interface for KVM/arm64, running on an emulated machine.
+"""pvlock: the PV-lock interface for KVM/arm64, running on an emulated machine or on KVM.
 
 `Machine` is the API to script against; the names below are imported when they are first used.
 """

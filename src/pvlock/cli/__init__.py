@@ -11,7 +11,7 @@ import sys
 import click
 
 from pvlock import __version__
-from pvlock.cli.output import INTERRUPTED
+from pvlock.cli.shared import INTERRUPTED
 from pvlock.errors import ConfigError, EngineUnavailable, PvlockError
 
 _COMMANDS = ("check", "doctor", "explain", "fuzz", "lab", "run", "sweep")

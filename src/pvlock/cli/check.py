@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from pvlock import engines
 from pvlock.abi import Policy
+from pvlock.cli.shared import engine_option
 from pvlock.errors import ConfigError, LogError
 from pvlock.files import replacing
 from pvlock.memory_map import MAX_VCPUS
@@ -30,7 +31,7 @@ _ONLY_ENGINES = ("engine", "policy", "vcpus", "pcpus")
 
 
 @click.command()
-@click.option("--engine", type=click.Choice(engines.NAMES), default="auto", show_default=True)
+@engine_option("auto")
 @click.option(
     "--case",
     "cases",

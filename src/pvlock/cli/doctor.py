@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from pvlock import __version__, engines
-from pvlock.cli.output import json_writer
+from pvlock.cli.shared import json_writer
 from pvlock.errors import EngineUnavailable, LabError, PvlockError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pvlock.cli.output import json_writer
+from pvlock.cli.shared import json_writer
 from pvlock.errors import TraceError
 from pvlock.extras import load_extra
 

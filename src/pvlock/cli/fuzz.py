@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pvlock import engines
-from pvlock.cli.output import INTERRUPTED, say
+from pvlock.cli.shared import INTERRUPTED, engine_option, say
 
 if TYPE_CHECKING:
     from pvlock.fuzz.campaign import Finding, Totals
@@ -43,7 +43,7 @@ _COUNT = click.IntRange(1, 10**12)
     help="What VCPU 0 of each guest does.",
 )
 @click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True)
-@click.option("--engine", type=click.Choice(engines.NAMES), default="emulator", show_default=True)
+@engine_option("emulator")
 @click.option(
     "--findings",
     type=_FILE,

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pvlock.abi import Policy
-from pvlock.cli.output import json_writer
+from pvlock.cli.shared import json_writer
 from pvlock.cli.trace_files import TraceFiles
 from pvlock.errors import PvlockError
 

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from pvlock import __version__, engines
 from pvlock.abi import Policy
 from pvlock.cli.guest_file import LIMIT_NS, run_file
-from pvlock.cli.output import INTERRUPTED, json_writer
+from pvlock.cli.shared import INTERRUPTED, engine_option, json_writer
 from pvlock.cli.trace_files import TraceFiles
 from pvlock.memory_map import MAX_VCPUS, RAM_LIMIT
 
@@ -98,7 +98,7 @@ class Duration(click.ParamType[int]):
     help="When a VCPU counts as preempted: off its CPU, or only if it could have gone on."
     "  [default: scheduled-out; preempted for a Linux Image]",
 )
-@click.option("--engine", type=click.Choice(engines.NAMES), default="auto", show_default=True)
+@engine_option("auto")
 @click.option(
     "--cs",
     "cs_ns",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pvlock.cli.output import INTERRUPTED, say
+from pvlock.cli.shared import INTERRUPTED, say
 from pvlock.sweep.grid import AXES, SEEDS, Axis
 
 if TYPE_CHECKING:
@@ -75,8 +75,9 @@ def sweep(
 ) -> None:  # fmt: skip
     """Run a grid of workloads, each cell without PV-lock, with it and not overcommitted.
 
-    GRID is a TOML file. Options override it, take lists (1ms,3ms) and may repeat. Results are kept:
-    the same command goes on where it was interrupted, and no run is done twice.
+    All runs are on the emulator. GRID is a TOML file. Options override it, take lists (1ms,3ms) and
+    may repeat. Results are kept: the same command goes on where it was interrupted, and no run is
+    done twice.
     """
     from pvlock.sweep import figures, files
     from pvlock.sweep.cache import Cache, default_folder

@@ -4,7 +4,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from pvlock import engines, workload
+from pvlock import workload
 from pvlock.abi import Policy
 from pvlock.errors import PvlockError
 from pvlock.sweep import code
@@ -52,8 +52,9 @@ def runs_of(cell: Settings) -> dict[str, Run]:
     VCPUs as CPUs, whatever its cell overcommits, and runs without PV-lock are the same under either
     policy, since no structure is there to write. (With PV-lock the policy matters even where
     nothing is overcommitted: a VCPU that sleeps counts as preempted under one and not the other.)
+    All are on the emulator: a real host has slices and costs of its own, and repeats nothing.
     """
-    cell = replace(cell, engine=engines.choose(cell.engine))
+    cell = replace(cell, engine="emulator")
     found = {}
     for name in workload.RUNS:
         vcpus, pvlock = workload.machine_of(name, cell)

@@ -27,7 +27,7 @@ class ThreadTimes:
 
 
 class VcpuThread:
-    """Runs one VCPU between resume() and pause(), on some of the host's CPUs.
+    """Runs one VCPU between resume() and stop(), on some of the host's CPUs.
 
     `on_exit` gets each exit on this thread and tells whether to go on; `on_error` gets what it, or
     the VCPU, raised.

@@ -1,14 +1,28 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What commands share: where --json goes, lines for the user, the exit status of Ctrl-C."""
+"""What commands share: --engine, where --json goes, lines for the user, Ctrl-C's exit status."""
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from pvlock import files
+import click
+
+from pvlock import engines, files
 
 INTERRUPTED = 130
 """The exit status of a command that Ctrl-C ended."""
+
+
+def engine_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option --engine."""
+    return click.option(
+        "--engine",
+        type=click.Choice(engines.NAMES),
+        default=default,
+        show_default=True,
+        help=f"auto: what {engines.VARIABLE} names; else kvm where it can run, else the emulator.",
+    )
 
 
 def say(text: str) -> None:
