@@ -67,7 +67,7 @@ class Recorder:
     def follow(self, number: int) -> None:
         """From now on record the switches of the calling thread, as `number`."""
         deadline = time.monotonic() + 1
-        while self._second.run("follow", struct.pack("<I", number)):
+        while self._second.run("follow", number):
             assert time.monotonic() < deadline
 
     @property

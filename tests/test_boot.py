@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Running a guest file: reboots, panics, and the user's terminal; without a kernel of others."""
 
-import io
 import os
 import pty
 import signal
+import struct
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -152,6 +154,20 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
     return user, ours
 
 
+@pytest.fixture
+def nowhere() -> Iterator[Terminal]:
+    with Path(os.devnull).open("wb") as screen:
+        yield Terminal(screen)
+
+
+def kept(received: bytearray) -> Callable[[bytes], int]:
+    def receive(data: bytes) -> int:
+        received.extend(data)
+        return 0
+
+    return receive
+
+
 def wait_for(received: bytearray, expected: bytes) -> None:
     deadline = time.monotonic() + 20
     while bytes(received) != expected:
@@ -159,26 +175,26 @@ def wait_for(received: bytearray, expected: bytes) -> None:
         time.sleep(0.01)
 
 
-def test_what_is_typed_goes_to_the_guest(typed: tuple[int, int]) -> None:
+def test_what_is_typed_goes_to_the_guest(typed: tuple[int, int], nowhere: Terminal) -> None:
     received = bytearray()
-    with Terminal(io.BytesIO()).attached(received.extend):
+    with nowhere.attached(kept(received)):
         os.write(typed[0], b"ls\x03\r\x01\x01\x01b")
         wait_for(received, b"ls\x03\r\x01\x01b")
 
 
-def test_ctrl_a_x_is_an_interrupt(typed: tuple[int, int]) -> None:
+def test_ctrl_a_x_is_an_interrupt(typed: tuple[int, int], nowhere: Terminal) -> None:
     received = bytearray()
-    with pytest.raises(KeyboardInterrupt), Terminal(io.BytesIO()).attached(received.extend):
+    with pytest.raises(KeyboardInterrupt), nowhere.attached(kept(received)):
         os.write(typed[0], b"ls\x01x")
         threading.Event().wait(20)
     assert bytes(received) == b"ls"
 
 
-def test_the_terminal_is_left_as_it_was(typed: tuple[int, int]) -> None:
+def test_the_terminal_is_left_as_it_was(typed: tuple[int, int], nowhere: Terminal) -> None:
     import termios
 
     before = termios.tcgetattr(typed[1])
-    with Terminal(io.BytesIO()).attached(lambda _data: None):
+    with nowhere.attached(lambda _data: 0):
         assert not termios.tcgetattr(typed[1])[3] & (termios.ICANON | termios.ECHO | termios.ISIG)
     assert termios.tcgetattr(typed[1]) == before
 
@@ -187,7 +203,7 @@ def test_output_is_shown_without_a_line_end(typed: tuple[int, int], tmp_path: Pa
     path = tmp_path / "screen"
     with path.open("wb") as screen:
         terminal = Terminal(screen)
-        with terminal.attached(lambda _data: None):
+        with terminal.attached(lambda _data: 0):
             terminal.output(b"~ # ")
             deadline = time.monotonic() + 20
             while path.read_bytes() != b"~ # ":
@@ -195,13 +211,107 @@ def test_output_is_shown_without_a_line_end(typed: tuple[int, int], tmp_path: Pa
                 time.sleep(0.01)
 
 
-def test_the_end_of_the_input_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_the_input_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, nowhere: Terminal
+) -> None:
     out, into = os.pipe()
     monkeypatch.setattr(sys, "stdin", os.fdopen(out))
     received = bytearray()
-    with Terminal(io.BytesIO()).attached(received.extend):
+    with nowhere.attached(kept(received)):
         os.write(into, b"q\x01x")
         os.close(into)
         wait_for(received, b"q\x01x")
         time.sleep(0.1)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_who_types_waits_for_a_guest_that_does_not_read(
+    monkeypatch: pytest.MonkeyPatch, nowhere: Terminal
+) -> None:
+    out, into = os.pipe()
+    os.set_blocking(into, False)
+    monkeypatch.setattr(sys, "stdin", os.fdopen(out))
+    reads = threading.Event()
+    unread = bytearray()
+
+    def receive(data: bytes) -> int:
+        unread.extend(data)
+        if reads.is_set():
+            unread.clear()
+        return len(unread)
+
+    def type_for(seconds: float) -> int:
+        typed, end = 0, time.monotonic() + seconds
+        while time.monotonic() < end:
+            try:
+                typed += os.write(into, bytes(4096))
+            except BlockingIOError:
+                time.sleep(0.01)
+        return typed
+
+    with nowhere.attached(receive):
+        assert type_for(0.5) < 300_000
+        assert len(unread) < 100_000
+        reads.set()
+        assert type_for(0.5) > 0
+    os.close(into)
+
+
+def test_a_guest_that_prints_waits_for_a_reader_and_can_be_abandoned() -> None:
+    out, into = os.pipe()
+    with os.fdopen(into, "wb") as screen:
+        terminal = Terminal(screen)
+
+        def print_much() -> None:
+            for _ in range(9999):
+                terminal.output(bytes(64))
+
+        printing = threading.Thread(target=print_much)
+        printing.start()
+        printing.join(0.3)
+        assert printing.is_alive()
+        assert os.read(out, 4096) == bytes(4096)
+        terminal.abandon()
+        printing.join(20)
+        assert not printing.is_alive()
+        terminal.flush()
+    os.close(out)
+
+
+def test_nobody_will_ever_read() -> None:
+    out, into = os.pipe()
+    os.close(out)
+    with os.fdopen(into, "wb") as screen:
+        terminal = Terminal(screen)
+        terminal.output(b"x")
+        with pytest.raises(BrokenPipeError):
+            terminal.flush()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_the_terminal_as_it_was(number: signal.Signals, tmp_path: Path) -> None:
+    import termios
+
+    image_file = tmp_path / "Image"
+    spin = 0x14000000  # B .
+    image_file.write_bytes(struct.pack("<IIQQQ24s4sI", spin, 0, 0, 64, 0, bytes(24), b"ARM\x64", 0))
+    user, ours = pty.openpty()
+    before = termios.tcgetattr(ours)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pvlock", "run", "--engine", "emulator", "--kernel", image_file],
+        stdin=ours, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while termios.tcgetattr(ours)[3] & termios.ECHO:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + number
+    assert "Traceback" not in said
+    assert termios.tcgetattr(ours) == before
+    os.close(user)
+    os.close(ours)

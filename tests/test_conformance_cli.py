@@ -178,6 +178,15 @@ def test_junit_of_nothing_is_red(log: Path) -> None:
     assert ElementTree.fromstring(out).get("failures") == "1"
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_log_does_not_reach_the_terminal_as_it_is(log: Path, form: str) -> None:
+    for noise in (b"\x1b[2J", b"\xff\xfe", b"\x9b2J"):
+        text = log.read_bytes().replace(b"# SKIP ", b"# SKIP " + noise, 1)
+        why = refused("--parse", "-", "--format", form, given=text)
+        assert "nothing that the guest prints" in why
+        assert why.isprintable()
+
+
 def test_partial_logs(log: Path, tmp_path: Path) -> None:
     """A guest that ran only some cases has not been judged, unless that was wanted."""
     with Machine(1, bootargs="cases=3.*,6.2 profile=document") as machine:

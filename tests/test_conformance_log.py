@@ -146,13 +146,52 @@ def test_order_of_cases() -> None:
 def test_evidence_of_a_failure() -> None:
     text = with_case(
         'not ok 1 - 6.2/document own-flag\n  ---\n  message: "it read 1"\n  reads: 7\n'
-        "  list:\n    - [1, 0x2]\n    - word\n  ...\n"
+        "  kind: STR-post-indexed\n  uid: [0x1, 2]\n  list:\n    - [1, 0x2]\n    - [3]\n  ...\n"
     )
     (outcome,) = parse(text, "somewhere").outcomes
     assert (outcome.verdict, outcome.reason, outcome.run) == ("failed", "it read 1", "somewhere")
-    assert outcome.evidence == {"reads": 7, "list": [[1, "0x2"], "word"]}
+    assert outcome.evidence == {
+        "reads": 7, "kind": "STR-post-indexed", "uid": ["0x1", 2], "list": [[1, "0x2"], [3]],
+    }  # fmt: skip
     both = with_case("not ok 1 - 6.2/document own-flag # SKIP why\n")
     assert "both failed and skipped" in refusal(both)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "[" * 3_000 + "]" * 3_000, "[[1]]", "[]", "[1,2]", "[word]", "9" * 21, "0x" + "f" * 17,
+        "two words", "-1", "1.5", '"', '"a"b"', "'a'", "\N{ARABIC-INDIC DIGIT ONE}", "",
+    ],
+)  # fmt: skip
+def test_evidence_that_no_guest_prints(value: str) -> None:
+    head = "ok 1 - 6.2/document own-flag\n  ---\n"
+    assert parse(with_case(f"{head}  x: 1\n  ...\n")).outcomes[0].evidence == {"x": 1}
+    why = refusal(with_case(f"{head}  x: {value}\n  ...\n"))
+    assert re.search("not evidence|nothing that the guest prints", why)
+    why = refusal(with_case(f"{head}  x:\n    - {value or 7}\n  ...\n"))
+    assert re.search("not evidence|nothing that the guest prints", why)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("interface: present", "interface:  ", "no interface that the guest names"),
+        ("interface: present", "interface: maybe", "no interface that the guest names"),
+        ("interface: present", "interface: presents", "no interface that the guest names"),
+        ("0 not ok", "0" * 5_000 + " not ok", "nothing that the guest prints"),
+        ("0 not ok", "00000 not ok", "not the summary"),
+        ("SKIP one VCPU", "SKIP \x1b[2J", "nothing that the guest prints"),
+        ("SKIP one VCPU", "SKIP caf\xe9", "nothing that the guest prints"),
+        ("# wake: ", "# wake: \x1b]0;pwn\x07", "nothing that the guest prints"),
+        ("# psci: ", "# psci: " + "x" * 500, "nothing that the guest prints"),
+    ],
+)
+def test_lines_that_no_guest_prints(old: str, new: str, why: str) -> None:
+    assert old in log()
+    message = refusal(log().replace(old, new, 1))
+    assert why in message
+    assert message.isprintable()
 
 
 def test_size_is_bounded() -> None:

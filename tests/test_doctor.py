@@ -21,13 +21,12 @@ from typing import Any, Final
 import pytest
 from click.testing import CliRunner
 
-from pvlock import abi, cli, engines, memory_map
+from pvlock import abi, cli, engines
 from pvlock.cli import run
-from pvlock.engines.kvm import bpf, ioctl, probe, vm
+from pvlock.engines.kvm import bpf, ioctl, probe
 from pvlock.engines.kvm.probe import Finding, State
 from pvlock.errors import ConfigError, EngineUnavailable
 from pvlock.machine import Machine
-from pvlock.memory import MemorySlot
 from pvlock.workload import image_of
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -479,29 +478,6 @@ def test_doctor_fails_where_no_engine_can_run(
     assert "no engine can run here: kvm: KVM refuses a VM" in done.stdout
     assert "/nonexistent/python" in done.stdout
     assert "apt-get install mmdebstrap qemu-system-arm" in done.stdout
-
-
-# ---- what a VM asks for ----
-
-
-@pytest.mark.parametrize(
-    ("mib", "limit", "bits"),
-    [(64, 40, 32), (3072, 40, 32), (3074, 40, 33), (65536, 37, 37), (65536, 0, 37), (64, 32, 32)],
-)
-def test_a_vm_has_the_address_bits_that_its_memory_needs(
-    mib: int, limit: int, bits: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(vm, "supported", lambda _fd, _capability: limit)
-    ram = MemorySlot(memory_map.RAM_BASE, mib << 20, "ram", memoryview(b""))
-    low = MemorySlot(memory_map.PVLOCK_BASE, 4096, "pvlock", memoryview(b""))
-    assert vm.ipa_bits(3, [ram, low]) == bits
-
-
-def test_a_host_with_too_few_address_bits_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vm, "supported", lambda _fd, _capability: 36)
-    ram = MemorySlot(memory_map.RAM_BASE, 65536 << 20, "ram", memoryview(b""))
-    with pytest.raises(ConfigError, match=r"memory ends at 0x1040000000; .* have 36 address bits"):
-        vm.ipa_bits(3, [ram])
 
 
 # ---- pvlock run --engine kvm ----

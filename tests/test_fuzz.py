@@ -18,6 +18,8 @@ from unittest import mock
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from asm import assemble, children, words
 from mutants import catalogue
@@ -26,7 +28,7 @@ from pvlock.cli.fuzz import fuzz as fuzz_command
 from pvlock.errors import ConfigError, PvlockError
 from pvlock.fuzz import campaign
 from pvlock.fuzz.case import Case, draw, load, save
-from pvlock.fuzz.play import Played, guest, play
+from pvlock.fuzz.play import Played, _read, guest, play
 from pvlock.image import Image
 
 SMALL = Case(seed=5, operations=400, vcpus=3, pcpus=2, slice_ns=20_000)
@@ -159,6 +161,64 @@ def test_a_guest_that_gets_stuck_is_found() -> None:
 def test_a_guest_that_does_not_finish_its_report_is_found() -> None:
     code = "set x1, 0x09000000\nmov w2, #104\nstr w2, [x1]\noff"
     assert played_by(assemble(code)).problems == ("the guest did not finish its report: h",)
+
+
+REPORT = """\
+fuzz seed 1 operations 7 vcpus 1 pvlock 1
+did calls 7
+wrong own-flag 0
+wrong flag 0
+wrong padding 0
+wrong answer 2
+wrong preserved 0
+operations 7
+end
+"""
+
+
+def test_a_report() -> None:
+    assert _read(REPORT) == (7, ["the guest saw wrong answer, 2 times"])
+    assert _read(REPORT.replace("answer 2", "answer 0")) == (7, [])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("did calls 7", ""),
+        ("did calls 7", "  "),
+        ("did calls 7", "did calls " + "7" * 5_000),
+        ("did calls 7", "did calls \N{ARABIC-INDIC DIGIT ONE}"),
+        ("did calls 7", "7"),
+        ("wrong flag 0\n", ""),
+        ("wrong flag 0", "wrong own-flag 0"),
+        ("operations 7\nend", "operations 0\nend"),
+        ("operations 7\nend", "end"),
+    ],
+)
+def test_a_report_that_was_written_over_is_found(old: str, new: str) -> None:
+    text = REPORT.replace("answer 2", "answer 0")
+    assert old in text
+    assert _read(text.replace(old, new))[1] == ["the guest's report is not complete"]
+
+
+@given(st.lists(st.sampled_from([*REPORT.splitlines(), "", "x", "9" * 5_000]) | st.text()))
+def test_any_console_is_a_report_or_a_problem(lines: list[str]) -> None:
+    operations, problems = _read("\n".join(lines))
+    assert operations >= 0
+    assert problems or operations
+    assert all(problem.isprintable() and len(problem) < 1_000 for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("console", "problem"),
+    [
+        (b"\n\nend", "the guest's report is not complete"),
+        (b"\x1b[2Jend", "the guest did not finish its report: \\x1b[2Jend"),
+    ],
+)
+def test_a_guest_that_prints_nonsense_is_found(console: bytes, problem: str) -> None:
+    code = "".join(f"mov w2, #{byte}\nstr w2, [x1]\n" for byte in console)
+    assert played_by(assemble(f"set x1, 0x09000000\n{code}off")).problems == (problem,)
 
 
 def test_another_result_of_a_neighbour_is_found() -> None:

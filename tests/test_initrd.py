@@ -47,6 +47,15 @@ def test_cut_off(kind: str) -> None:
             initrd.check(data[:length], "disk")
 
 
+@pytest.mark.parametrize("field", [slice(54, 62), slice(94, 102)])
+def test_sizes_below_nothing(field: slice) -> None:
+    """The way back to the same entry, for ever."""
+    data = bytearray(archive())
+    data[field] = b"-0000070"
+    with pytest.raises(ImageError, match="breaks off"):
+        initrd.check(bytes(data), "disk")
+
+
 @pytest.mark.parametrize("magic", [b"\x28\xb5\x2f\xfd", b"\x02\x21\x4c\x18", b"\x89LZO"])
 def test_what_only_a_kernel_unpacks_is_believed(magic: bytes) -> None:
     initrd.check(magic + bytes(100), "disk")

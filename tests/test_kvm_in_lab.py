@@ -8,18 +8,20 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from importlib import util
 from pathlib import Path
 
 import build_native
 import pytest
 
 from pvlock import Machine, SystemEvent
-from pvlock.lab import tools
+from pvlock.lab import payload, tools
 
 HERE = Path(__file__).resolve().parent
 GUESTS = ("calls", "contract", "flags", "reset", "samples", "stores")
 COMPARED = ("calls", "contract", "stores")
 HELPERS = ("recorder.py", "../build_native.py")
+# protobuf is installed with code for this machine's processor, and works without it, in Python.
 LIBRARIES = "/usr/lib/aarch64-linux-gnu/blas:/usr/lib/aarch64-linux-gnu/lapack"
 """NumPy's, which Debian finds by links that are made when a package is configured."""
 
@@ -55,10 +57,13 @@ def results(
     build_native.build_bpf(HERE / "bpf" / "recorder.bpf.c", files / "recorder.bpf.o")
     added = [f"{HERE / 'kvm'}:/root/kvm", f"{files}:/root/files"]
     added += [f"{HERE / name}:/root/{Path(name).name}" for name in HELPERS]
+    protobuf = util.find_spec("google")
+    assert protobuf is not None and protobuf.submodule_search_locations is not None
+    added += [f"{protobuf.submodule_search_locations[0]}:/{payload.SITE}/google"]
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pvlock", "lab", "--timeout", "540", "--out", str(out)),
-            *("--exec", "--with", "pytest", "--package", "python3-numpy"),
+            *("--exec", "--with", "pytest", "--with", "perfetto", "--package", "python3-numpy"),
             *(word for path in added for word in ("--add", path)),
             *("--", "env", "PVLOCK_LAB_FILES=/root/files", f"LD_LIBRARY_PATH={LIBRARIES}"),
             *("python3", "-m", "pytest", "-q"),

@@ -4,7 +4,7 @@
 import ctypes
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
@@ -161,6 +161,20 @@ def test_close_twice() -> None:
     assert made.fd is None
     with pytest.raises(ConfigError):
         anonymous_slot(0, 0, "empty")
+
+
+def test_memory_that_somebody_views_goes_later() -> None:
+    made = anonymous_slot(0, 0x1000, "test")
+    view = made.buffer[:8]
+    made.close()
+    view[0] = 7
+    assert bytes(view) == b"\7" + bytes(7)
+
+
+@pytest.mark.parametrize("make", [anonymous_slot, private_slot])
+def test_more_memory_than_there_is(make: Callable[[int, int, str], MemorySlot]) -> None:
+    with pytest.raises(ConfigError, match=f"memory slot test: {1 << 60} bytes: "):
+        make(0, 1 << 60, "test")
 
 
 @pytest.mark.parametrize("base", [RAM, RAM + (1 << 20), RAM + 0x3000])

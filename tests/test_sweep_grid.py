@@ -159,6 +159,7 @@ def test_tables_add_up_and_share_what_stands_above(folder: Path) -> None:
         ("vcpus = 513", "vcpus: 513 is not a whole number"),
         ("vcpus = [[8]]", "vcpus: [8] is not a whole number"),
         ("slice = 3", "slice: 3 is not a time such as 100ms, 2us or 1.5s"),
+        ("slice = '1e3ms'", "slice: '1e3ms' is not a time"),
         ("slice = '1ns'", "slice: '1ns' is not between 1000 ns and"),
         ("duration = '2000h'", "is not a time"),
         ("duration = '999999999999s'", "is not between"),
@@ -172,6 +173,29 @@ def test_tables_add_up_and_share_what_stands_above(folder: Path) -> None:
 )
 def test_nonsense_in_a_file(folder: Path, text: str, complaint: str) -> None:
     refused(written(folder, text), {}, complaint)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("vcpus = " + "[" * 8_000, "too deep in one another"),
+        ("vcpus" + ".x" * 4_000 + " = 1", "vcpus: what is there is not a whole number"),
+        ("vcpus = 0x" + "f" * 6_000, "vcpus: what is there is not a whole number"),
+        ("vcpus = [[0x" + "f" * 6_000 + "]]", "vcpus: what is there is not a whole number"),
+        ("vcpus = " + "9" * 6_000, "not a TOML file: "),
+        ("x." * 8_000 + "x = 1", "unknown key 'x'"),
+        ("x." * 100_000 + "x = 1", "longer than 16 KiB"),
+        ("vcpus = 8\n" + "#" * (16 << 10), "longer than 16 KiB"),
+    ],
+    ids=["nested", "nested-keys", "hexadecimal", "in-a-list", "decimal", "dots", "long", "comment"],
+)
+def test_files_made_to_be_hard_to_read(folder: Path, text: str, complaint: str) -> None:
+    refused(written(folder, text), {}, complaint)
+
+
+def test_a_file_as_long_as_may_be(folder: Path) -> None:
+    text = "seeds = 2\n#"
+    assert len(cells(written(folder, text.ljust(16 << 10, "-")), {})) == 2
 
 
 def test_a_file_that_is_not_there(folder: Path) -> None:

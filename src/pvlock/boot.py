@@ -68,7 +68,8 @@ def run(
     A Linux guest that resets the machine boots again, on a new one, if `reboot`; any other guest's
     reset ends the run. `attach` may hold something open while a machine runs, `finished` sees it at
     the end. Returns how it ended, None after `limit_ns` of guest time (None: it may take any), and
-    what the last machine used. Raises EngineError, GuestPanicked among them.
+    what the last machine used. Raises EngineError (GuestPanicked, above all), ImageError for a
+    guest that does not fit, and what `create` and `output` raise.
     """
     linux = guest.kind is Kind.LINUX
     spent = 0
@@ -77,7 +78,7 @@ def run(
         with create(watch or output) as machine:
             machine.load(guest, initrd)
             with attach(machine):
-                event = _run(machine, None if limit_ns is None else limit_ns - spent)
+                event = _run(machine, None if limit_ns is None else max(limit_ns - spent, 0))
             usage = machine.usage()
             finished(machine)
         if watch is not None:

@@ -19,7 +19,7 @@ PvlockError
 
 
 class PvlockError(Exception):
-    """Root of all errors below; its text is one line that a user can act on."""
+    """Root of all errors below; its text is one line that a user can act on (GuestPanicked: several)."""
 
 
 class ConfigError(PvlockError):

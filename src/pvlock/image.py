@@ -106,6 +106,8 @@ def parse(data: Data, name: str) -> Image:
         image = _parse(data, name)
     except OSError as error:
         raise ImageError(f"{name}: {error.strerror}") from error
+    except struct.error:
+        raise ImageError(f"{name}: became shorter while it was read") from None
     _check_layout(image)
     return image
 

@@ -85,8 +85,10 @@ def _check_cpio(data: bytes, name: str) -> None:
             size, named = int(header[_CPIO_SIZE], 16), int(header[_CPIO_NAME_SIZE], 16)
         except ValueError:
             break
+        if size < 0 or named < 0:
+            break
         body = _aligned(at + _CPIO_HEADER + named)
-        if data[at + _CPIO_HEADER :].startswith(_CPIO_END):
+        if data.startswith(_CPIO_END, at + _CPIO_HEADER):
             return
         at = _aligned(body + size)
     raise ImageError(f"{name}: a cpio archive that breaks off after {min(at, len(data))} bytes")

@@ -27,7 +27,14 @@ from pvlock.engines.contract import (
     SystemEvent,
     Usage,
 )
-from pvlock.errors import ConfigError, EngineError, EngineUnavailable, ImageError, StateError
+from pvlock.errors import (
+    ConfigError,
+    EngineError,
+    EngineUnavailable,
+    ImageError,
+    PvlockError,
+    StateError,
+)
 from pvlock.hypercall import Hypercalls
 from pvlock.memory import GuestMemory, MemorySlot, anonymous_slot
 from pvlock.pl011 import Console
@@ -78,7 +85,11 @@ class Vcpu:
         """KVM_SET_DEVICE_ATTR: 0 or a negative errno; from then on the flag is kept current."""
         error = attribute.set_attr(self._machine.pvlock, self.index, attr, user)
         if not error:
-            self._machine.publish(self.index)
+            try:
+                self._machine.publish(self.index)
+            except PvlockError:
+                self._machine.pvlock.forget_address(self.index)  # clause 5.10
+                raise
         return error
 
     def get_attr(self, attr: attribute.DeviceAttr, user: attribute.UserMemory) -> int:
@@ -259,8 +270,10 @@ class Machine:
 
     def close(self) -> None:
         """End the machine and free its memory; safe to call twice."""
-        self.engine.close()
-        self.memory.close()
+        try:
+            self.engine.close()
+        finally:
+            self.memory.close()
 
     def __enter__(self) -> Self:
         """Return the machine; leaving the block closes it."""

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import mmap
 import os
+import threading
 from dataclasses import dataclass, field
 
 from pvlock.errors import ConfigError, MemoryAccessError
@@ -42,15 +43,13 @@ class MemorySlot:
         return self.base + self.size
 
     def close(self) -> None:
-        """Unmap the memory and close `fd`; a second call does nothing.
+        """Let go of the memory and close `fd`; a second call does nothing.
 
-        Raises BufferError while somebody else, such as an engine, still holds the buffer.
+        The memory goes when nobody views it any longer: an exception that was raised while somebody
+        read it may do so still, and must not give way to another about that.
         """
-        self.buffer.release()
-        if self._whole is not None:
-            self._whole.release()
-        if self._mapping is not None:
-            self._mapping.close()
+        self.buffer = memoryview(b"")
+        self._whole = self._mapping = None
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None
@@ -59,8 +58,8 @@ class MemorySlot:
 def anonymous_slot(base: int, size: int, name: str, readonly: bool = False) -> MemorySlot:
     """Return a slot of `size` zero bytes at IPA `base`, in shared memory that has a descriptor.
 
-    The caller closes it, or the GuestMemory it is added to. Raises ConfigError for a size below 1
-    and OSError when the host has no memory left.
+    The caller closes it, or the GuestMemory it is added to. Raises ConfigError for a size below 1,
+    or more than the host has.
     """
     if size < 1:
         raise ConfigError(f"memory slot {name}: its size of {size} bytes is below 1")
@@ -68,9 +67,9 @@ def anonymous_slot(base: int, size: int, name: str, readonly: bool = False) -> M
     try:
         os.ftruncate(fd, size)
         mapping = mmap.mmap(fd, size)
-    except BaseException:
+    except OSError as error:
         os.close(fd)
-        raise
+        raise ConfigError(f"memory slot {name}: {size} bytes: {error.strerror}") from error
     return MemorySlot(base, size, name, memoryview(mapping), readonly, fd, mapping)
 
 
@@ -78,11 +77,15 @@ def private_slot(base: int, size: int, name: str) -> MemorySlot:
     """Return a slot of `size` zero bytes at IPA `base`, in huge pages where the host has some.
 
     Nobody else can map it. It lies in our memory as it does in the guest's, so that a huge page of
-    one is one of the other. The caller closes it. Raises ConfigError for a size below 1.
+    one is one of the other. The caller closes it. Raises ConfigError for a size below 1, or more
+    than the host has.
     """
     if size < 1:
         raise ConfigError(f"memory slot {name}: its size of {size} bytes is below 1")
-    mapping = mmap.mmap(-1, size + _HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        mapping = mmap.mmap(-1, size + _HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise ConfigError(f"memory slot {name}: {size} bytes: {error.strerror}") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without them
             mapping.madvise(mmap.MADV_HUGEPAGE)
@@ -99,6 +102,17 @@ def _shared_memory(name: str) -> int:
     fd, path = tempfile.mkstemp(prefix="pvlock-")
     os.unlink(path)  # noqa: PTH108 - a descriptor, not a path, is what lives on
     return fd
+
+
+def fence() -> None:
+    """Keep the loads and stores before this call apart from those after it.
+
+    For memory that others write meanwhile. A release and an acquire after it do so on arm64; one
+    section alone does not.
+    """
+    for _ in range(2):
+        with threading.Lock():
+            pass
 
 
 class GuestMemory:
@@ -181,7 +195,7 @@ class GuestMemory:
         self.write(ipa, (value % 2**64).to_bytes(8, "little"), who)
 
     def close(self) -> None:
-        """Close and forget every slot; BufferError as in `MemorySlot.close`."""
+        """Close and forget every slot."""
         while self.slots:
             self.slots[-1].close()
             self.slots.pop()

@@ -62,12 +62,14 @@ class Console:
         """What the guest printed, undecodable bytes replaced."""
         return self._sent.decode("utf-8", "replace")
 
-    def receive(self, data: bytes) -> None:
-        """Give the guest `data`, as if it had been typed."""
+    def receive(self, data: bytes) -> int:
+        """Give the guest `data`, as if it had been typed; return how much it has yet to read."""
         with self._lock:
-            self._received.extend(data)
-            self._hide()
-            self._update()
+            if data:
+                self._received.extend(data)
+                self._hide()
+                self._update()
+            return len(self._received)
 
     def read(self, offset: int, size: int) -> int:
         """Read the register at byte `offset`."""

@@ -56,6 +56,10 @@ class StructureRegion:
         self.addresses[vcpu] = ipa
         return 0
 
+    def forget_address(self, vcpu: int) -> None:
+        """Take the address of `vcpu` back: whoever keeps its structure current could not."""
+        self.addresses.pop(vcpu, None)
+
     def ipa(self, vcpu: int) -> int | None:
         """Return the IPA of the structure of `vcpu`, or None when unset or not `enabled`."""
         return self.addresses.get(vcpu) if self.enabled else None

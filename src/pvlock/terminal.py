@@ -16,6 +16,9 @@ from typing import BinaryIO
 ESCAPE = b"\x01"  # Ctrl-A
 END = b"x"
 _SHOW_SECONDS = 0.02
+_LOOK_MS = 100
+_MOST_UNSHOWN = 1 << 16
+_MOST_UNREAD = 1 << 16
 
 
 class _Escapes:
@@ -45,36 +48,54 @@ class Terminal:
     """What a guest prints goes to `screen`; what is typed goes to the guest.
 
     A guest sends its bytes one by one, so they are shown a few times a second less often than that:
-    20 ms after the first that is not. While nothing is printed or typed, nothing is done.
+    20 ms after the first that is not. While nothing is printed or typed, nothing is done. A guest
+    that prints while nobody reads waits, and so does who types while the guest does not read.
     """
 
     def __init__(self, screen: BinaryIO) -> None:
-        """Write to `screen`, a buffered binary stream."""
-        self._screen = screen
+        """Write to `screen`, a buffered binary stream on a descriptor."""
+        screen.flush()
+        self._screen = screen.fileno()
+        self._writable = select.poll()
+        self._writable.register(self._screen, select.POLLOUT)
+        self._unshown = bytearray()
         self._lock = threading.Lock()
-        self._waiting = False
         self._wake: int | None = None
+        self._abandoned = False
 
     def output(self, data: bytes) -> None:
-        """Take bytes from the guest."""
+        """Take bytes from the guest. Raises BrokenPipeError when nobody will ever read them."""
         with self._lock:
-            self._screen.write(data)
-            if not self._waiting and self._wake is not None:
-                self._waiting = True
+            if not self._unshown and self._wake is not None:
                 os.write(self._wake, b"\0")
+            self._unshown += data
+            if len(self._unshown) > _MOST_UNSHOWN:
+                self._show()
 
     def flush(self) -> None:
         """Show what was taken."""
         with self._lock:
-            self._waiting = False
-            self._screen.flush()
+            self._show()
+
+    def abandon(self) -> None:
+        """Wait for no reader any longer; what he has not read is lost."""
+        self._abandoned = True
+
+    def _show(self) -> None:
+        # A pipe that has room has it for PIPE_BUF bytes: so nothing waits where abandon() would
+        # not be seen.
+        while self._unshown:
+            if self._writable.poll(_LOOK_MS):
+                del self._unshown[: os.write(self._screen, self._unshown[: select.PIPE_BUF])]
+            elif self._abandoned:
+                self._unshown.clear()
 
     @contextlib.contextmanager
-    def attached(self, receive: Callable[[bytes], None]) -> Iterator[None]:
+    def attached(self, receive: Callable[[bytes], int]) -> Iterator[None]:
         """Give what arrives on the standard input to `receive`, until the block ends.
 
-        A terminal is raw meanwhile: Ctrl-C goes to the guest, and Ctrl-A x is this process's
-        Ctrl-C. The end of the input ends nothing.
+        `receive` returns how much the guest has not read. A terminal is raw meanwhile: Ctrl-C goes
+        to the guest, and Ctrl-A x is this process's Ctrl-C. The end of the input ends nothing.
         """
         fd = None if sys.stdin is None or sys.stdin.closed else sys.stdin.fileno()
         woken, self._wake = os.pipe()
@@ -93,29 +114,36 @@ class Terminal:
                 os.close(woken)
                 self.flush()
 
-    def _pump(self, fd: int | None, woken: int, receive: Callable[[bytes], None]) -> None:
+    def _pump(self, fd: int | None, woken: int, receive: Callable[[bytes], int]) -> None:
         """Show and type, until the other end of the pipe `woken` is closed."""
         escapes = _Escapes() if fd is not None and os.isatty(fd) else None
         show_at: float | None = None
+        unread = 0
         while True:
-            watched = [woken] if fd is None else [woken, fd]
-            left = None if show_at is None else max(show_at - time.monotonic(), 0)
-            ready, _, _ = select.select(watched, [], [], left)
+            events = select.poll()
+            events.register(woken, select.POLLIN)
+            full = unread > _MOST_UNREAD
+            if fd is not None and not full:
+                events.register(fd, select.POLLIN)
+            left = None if show_at is None else max(show_at - time.monotonic(), 0) * 1000
+            ready = dict(events.poll(_LOOK_MS if full and left is None else left))
             if woken in ready:
                 if not os.read(woken, 1):
                     return
                 show_at = time.monotonic() + _SHOW_SECONDS
             if show_at is not None and time.monotonic() >= show_at:
                 show_at = None
-                with contextlib.suppress(OSError, ValueError):  # the screen is gone: run() notices
+                with contextlib.suppress(OSError):  # the screen is gone: run() notices
                     self.flush()
-            if fd in ready:
+            if full:
+                unread = receive(b"")
+            elif fd in ready:
                 data = _read(fd)
                 if not data:
                     fd = None
                     continue
                 data, leave = escapes.take(data) if escapes else (data, False)
-                receive(data)
+                unread = receive(data)
                 if leave:
                     signal.raise_signal(signal.SIGINT)
                     return

@@ -3,7 +3,10 @@
 
 import itertools
 import struct
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from kvm.conftest import DEADLINE_NS
 from pvlock import Machine, SystemEvent, workload
 from pvlock.explain import findings
 from pvlock.memory_map import RAM_BASE
+from pvlock.trace import perfetto
 from pvlock.trace.attribution import attribute
 from pvlock.trace.events import Events, Kind
 
@@ -156,3 +160,25 @@ def test_record_without_a_trace(nothing_left: None) -> None:
         reasons = [switch.reason for switch in switches if switch.vcpu == 0]
         assert (reasons[0], reasons[-1]) == (None, "off")
         assert machine.switches() == switches
+
+
+def test_a_trace_file_is_of_the_run_and_is_explained(tmp_path: Path, nothing_left: None) -> None:
+    def pvlock(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "pvlock", *arguments],
+            capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    pvlock("run", "mutex", "--engine", "kvm", "--vcpus", str(VCPUS), "--pcpus", str(PCPUS),
+           "--duration", "20ms", "--trace", "t.pftrace")  # fmt: skip
+    for name, pvlock_there in (("without", False), ("with", True)):
+        events = perfetto.read(tmp_path / f"t.{name}.pftrace")
+        assert (events.vcpus, events.pcpus) == (VCPUS, PCPUS)
+        assert events.settings["engine"] == "kvm"
+        assert events.settings["pvlock"] is pvlock_there
+        assert events.locks() and "mutex" in events.names.values()
+        assert events.skew_ns > 0
+        assert all(turns(events, vcpu) for vcpu in range(VCPUS))
+    assert "kvm" in pvlock("explain", "t.without.pftrace", "t.with.pftrace").splitlines()[0]

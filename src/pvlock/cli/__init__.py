@@ -40,9 +40,11 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; every failure is one line and a non-zero exit status."""
+    """Run the command line; every failure is a line, or a few, and a non-zero exit status."""
+    _open_what_is_closed()
     try:
         cli(standalone_mode=False)
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -51,10 +53,27 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has gone; there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
+        sys.exit(1)
+    except OSError as error:
+        _forget_output()
+        what = f"{error.filename}: " if error.filename else ""
+        print(f"pvlock: {what}{error.strerror or error}", file=sys.stderr)
         sys.exit(1)
     except PvlockError as error:
         kvm = isinstance(error, EngineUnavailable) and error.engine == "kvm"
         more = "; pvlock doctor tells more" if kvm else ""
         print(f"pvlock: {error}{more}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+def _open_what_is_closed() -> None:
+    """Let a standard stream that is closed be empty: else the next file would take its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+
+
+def _forget_output() -> None:
+    """Let Python not try again, at its end, to write what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

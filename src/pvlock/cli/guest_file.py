@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pvlock.abi import Policy
-from pvlock.cli.shared import json_writer
+from pvlock.cli.shared import ended_by_signals, json_writer
 from pvlock.cli.trace_files import TraceFiles
 from pvlock.errors import PvlockError
 
@@ -40,7 +40,7 @@ def run_file(
     files = TraceFiles(trace_to, [""]) if trace_to else None
     terminal = Terminal(sys.stderr.buffer if json_to == "-" else sys.stdout.buffer)
 
-    with image.opened(path) as guest:
+    with ended_by_signals(terminal.abandon), image.opened(path) as guest:
         linux = guest.kind is image.Kind.LINUX
         # Linux must not take a sleeping VCPU for a preempted one (SPECIFICATION.md, 6.5 and E3).
         settings = begin(Policy.PREEMPTED if linux else Policy.SCHEDULED_OUT)

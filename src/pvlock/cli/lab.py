@@ -4,7 +4,6 @@
 import contextlib
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import termios
@@ -14,10 +13,10 @@ from pathlib import Path
 
 import click
 
+from pvlock.cli.shared import ended_by_signals, say
 from pvlock.errors import ConfigError, LabError
 
 _FILE = click.Path(path_type=Path)
-_TERMINATED = 128 + signal.SIGTERM
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -89,7 +88,7 @@ def lab(
 
     folder = cache or image.default_folder()
     if clean:
-        _say(f"removed {image.clean(folder) / 1e6:.0f} MB from {folder}")
+        say(f"removed {image.clean(folder) / 1e6:.0f} MB from {folder}")
     if not arguments and not build:
         if clean:
             return
@@ -98,7 +97,7 @@ def lab(
     if out:
         files.check(out)
     tools.find("qemu-system-aarch64")
-    made = image.get(folder, packages, mirror, _say)
+    made = image.get(folder, packages, mirror, say)
     if not arguments:
         return
     command = list(arguments) if execute else ["pvlock", *arguments]
@@ -106,7 +105,7 @@ def lab(
     terminal = source is not None and os.isatty(0) and os.isatty(1)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_one_line_errors())
-        stack.enter_context(_ended_by_sigterm())
+        stack.enter_context(ended_by_signals())
         archive, brought, compiled = (
             stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)
         )
@@ -177,20 +176,6 @@ def _one_line_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Make SIGTERM clean up as Ctrl-C does: the terminal, above all."""
-
-    def end(_number: int, _frame: object) -> None:
-        sys.exit(_TERMINATED)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
 def _raw_terminal(fd: int) -> Iterator[None]:
     """Pass every key on as it is pressed: the terminal in the lab does the rest."""
     before = termios.tcgetattr(fd)
@@ -199,7 +184,3 @@ def _raw_terminal(fd: int) -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
-
-
-def _say(text: str) -> None:
-    print(f"pvlock: {text}", file=sys.stderr, flush=True)

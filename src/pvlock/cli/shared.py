@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What commands share: --engine, where --json goes, lines for the user, Ctrl-C's exit status."""
+"""What commands share: --engine, where --json goes, lines for the user, how signals end them."""
 
+import contextlib
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,28 @@ def engine_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., 
 def say(text: str) -> None:
     """Print a line on stderr, at once."""
     print(f"pvlock: {text}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def ended_by_signals(first: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Make SIGTERM clean up as Ctrl-C does, a raw terminal above all; both call `first` before."""
+
+    def end(number: int, _frame: object) -> None:
+        first()
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
+
+    # A process may have been started with Ctrl-C ignored, as in the background of a script.
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        numbers.append(signal.SIGINT)
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def json_writer(target: str | None) -> Callable[[str], None]:

@@ -3,7 +3,8 @@
 
 As long as no line begins like TAP, firmware and boot loaders may print before `TAP version 14` and
 the VMM after the summary. Anything else that is missing, doubled, out of order or contradicts
-itself makes the log worthless, and LogError says what it was.
+itself makes the log worthless, and LogError says what it was. All that is taken from a log is
+printable ASCII, as the guest has nothing else to say: it can be shown anywhere.
 """
 
 import re
@@ -16,16 +17,22 @@ from pvlock.errors import LogError
 _VERSION = "TAP version 14"
 _FORMAT = "# pvlock conformance guest, format "
 _KNOWN_FORMAT = "1"
+_LINE = re.compile(r"[ -~]{0,500}")
 _PLAN = re.compile(r"1\.\.(\d{1,4})")
 _RESULT = re.compile(
     r"(?P<not>not )?ok (?P<number>\d{1,4}) - (?P<clause>\d+\.\d+)/(?P<tag>\w+) (?P<name>[a-z0-9-]+)"
     r"(?: # SKIP (?P<skip>.+))?"
 )
-_SUMMARY = re.compile(r"# summary: (\d+) ok, (\d+) not ok, (\d+) skipped")
-_FACT = re.compile(r"# (psci|machine|interface|wake|policy): (.+)")
+_SUMMARY = re.compile(r"# summary: (\d{1,4}) ok, (\d{1,4}) not ok, (\d{1,4}) skipped")
 _FACTS = ("psci", "machine", "interface", "wake", "policy")
-_KEY = re.compile(r"  ([A-Za-z0-9-]+):(?: (.*))?")
+_FACT = re.compile(r"# ([a-z]+): (.+)")
+_INTERFACE = re.compile(r"(present|unset|absent) \(.+\)")
+# Evidence: a number, a word, a message, a list of numbers; or below a key, a line for each list.
+_KEY = re.compile(r"  ([a-z0-9-]+):(?: (.+))?")
 _ITEM = re.compile(r"    - (.+)")
+_NUMBER = r"(?:0x[0-9a-f]{1,16}|[0-9]{1,20})"
+_LIST = re.compile(rf"\[({_NUMBER}(?:, {_NUMBER})*)\]")
+_WORD = re.compile(rf'{_NUMBER}|[A-Za-z][A-Za-z0-9-]*|"[^"]*"')
 _LONGEST = 1 << 24
 _SHOWN = 60
 
@@ -59,6 +66,8 @@ class _Reader:
         if line.startswith("Bail out!"):
             raise LogError(f"line {self.at + 1}: the guest gave up: {_short(line[9:].strip())}")
         self.at += 1
+        if not _LINE.fullmatch(line):
+            raise self.error("nothing that the guest prints")
         return line
 
     def error(self, what: str) -> LogError:
@@ -129,6 +138,8 @@ def _header(reader: _Reader, log: Log) -> int:
         fact = _FACT.fullmatch(line)
         if not fact or fact[1] not in _FACTS[len(log.facts) : len(log.facts) + 1]:
             raise reader.error("neither the plan nor a fact that belongs here")
+        if fact[1] == "interface" and not _INTERFACE.fullmatch(fact[2]):
+            raise reader.error("no interface that the guest names")
         log.facts[fact[1]] = fact[2]
     if len(log.facts) < len(_FACTS):
         raise reader.error(f"the plan comes before the fact {_FACTS[len(log.facts)]!r}")
@@ -157,26 +168,27 @@ def _evidence(reader: _Reader) -> dict[str, object]:
     if reader.peek() != "  ---":
         return evidence
     reader.next("evidence")
-    values: list[object] | None = None
+    lists: list[object] | None = None
     while (line := reader.next("the end of the evidence")) != "  ...":
-        if (item := _ITEM.fullmatch(line)) and values is not None:
-            values.append(_value(item[1]))
-        elif (key := _KEY.fullmatch(line)) and key[1] not in evidence:
-            values = [] if key[2] is None else None
-            evidence[key[1]] = values if values is not None else _value(key[2])
+        key, item = _KEY.fullmatch(line), _ITEM.fullmatch(line)
+        if item and lists is not None and _LIST.fullmatch(item[1]):
+            lists.append(_value(item[1]))
+        elif not key or key[1] in evidence:
+            raise reader.error("not evidence")
+        elif key[2] is None:
+            evidence[key[1]] = lists = []
+        elif _WORD.fullmatch(key[2]) or _LIST.fullmatch(key[2]):
+            evidence[key[1]], lists = _value(key[2]), None
         else:
             raise reader.error("not evidence")
     return evidence
 
 
 def _value(text: str) -> object:
-    if text.startswith("[") and text.endswith("]"):
-        return [_value(part) for part in text[1:-1].split(", ")]
-    if re.fullmatch(r"0x[0-9a-f]{1,16}", text):
-        return text
-    if re.fullmatch(r"[0-9]{1,20}", text):
-        return int(text)
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
+    if numbers := _LIST.fullmatch(text):
+        return [_value(number) for number in numbers[1].split(", ")]
+    # An address stays as it is written; a message loses its quotes.
+    return int(text) if text.isdecimal() else text.strip('"')
 
 
 def _end(reader: _Reader, log: Log) -> None:

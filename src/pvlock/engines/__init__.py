@@ -45,9 +45,9 @@ def _unknown(name: str) -> str:
 
 
 def opener(name: str) -> Opener:
-    """Return what opens the engine called `name`; raises as choose(), but asks KVM's host nothing.
+    """Return what opens the engine called `name`; raises as choose().
 
-    Where KVM then fails, explain() says why.
+    For `kvm` the host is asked nothing: where KVM then fails, explain() says why.
     """
     if name == "kvm" or choose(name) == "kvm":
         from pvlock.engines.kvm.engine import KvmEngine

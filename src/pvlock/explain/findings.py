@@ -106,9 +106,10 @@ class Findings:
 
 
 def find(events: Events, lock: str | None = None, top: int = 4) -> Findings:
-    """Attribute the waiting in `events`, for one lock (its name or address) or for all.
+    """Attribute the waiting in `events`: for all locks, or for those that `lock` means.
 
-    Raises TraceError where the guest recorded no locks, or not this one.
+    That is one by its address or by what the findings call it; or all to which the guest gave that
+    name. Raises TraceError where the guest recorded no locks, or not this one.
     """
     if not events.locks():
         raise TraceError("the guest recorded no locks")
@@ -148,9 +149,11 @@ def find(events: Events, lock: str | None = None, top: int = 4) -> Findings:
 def _chosen(found: Attribution, names: list[str], lock: str | None) -> Ints:
     if lock is None:
         return np.arange(len(names))
-    which = [i for i, name in enumerate(names) if lock in (name, f"{found.locks[i]:#x}")]
+    called = list(enumerate(zip(names, found.locks, strict=True)))
+    which = [i for i, (name, at) in called if lock in (name, f"{at:#x}")]
+    which = which or [i for i, (name, at) in called if name == f"{lock}@{at:#x}"]
     if not which:
-        some = ", ".join(sorted(set(names))[:8])
+        some = ", ".join(sorted(names)[:8])
         raise TraceError(f"no lock is called {lock!r}; there are: {some}")
     return np.array(which)
 

@@ -59,9 +59,10 @@ def waiting(found: Findings, top: int) -> Table:
         name: parts for name, parts in _COLUMNS.items() if found.total.parts[list(parts)].any()
     }
     table = Table(box=None, pad_edge=False)
-    table.add_column("\nwaiting", no_wrap=True)
+    # Names of locks may be long: they fold, and figures stay whole.
+    table.add_column("\nwaiting", overflow="fold")
     for text in ("\nacquired", "\nwaits", "\nlongest", "\nVCPU·ms", *columns):
-        table.add_column(text, justify="right")
+        table.add_column(text, justify="right", no_wrap=True)
 
     def add(name: str, acquired: str, total: Total) -> None:
         cells = [_share(total, parts) for parts in columns.values()]
@@ -83,11 +84,11 @@ def waiting(found: Findings, top: int) -> Table:
 def culprits(found: Findings) -> Table:
     """Return which VCPUs, off their CPUs, cost most."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("off its CPU")
+    table.add_column("off its CPU", no_wrap=True)
     for text in ("at", "for", "cost, VCPU·ms", "waits"):
-        table.add_column(text, justify="right")
-    table.add_column("why")
-    table.add_column("and it was")
+        table.add_column(text, justify="right", no_wrap=True)
+    table.add_column("why", no_wrap=True)
+    table.add_column("and it was", overflow="fold")
     for one in found.culprits:
         role = "head of the queue for" if one.queue else "owner of"
         table.add_row(

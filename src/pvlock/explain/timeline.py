@@ -6,6 +6,7 @@ locks that it owned below. Where much happens within a column of pixels, heights
 that time. The worst preemption is marked, with an arrow to each VCPU that it kept waiting.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ _STYLE = {
     "font.size": 9,
     "axes.titlesize": 9,
     "hatch.linewidth": 0.6,
+    "text.parse_math": False,  # a lock may be called $x$
     "svg.fonttype": "path",
     "svg.hashsalt": "pvlock",
 }
@@ -34,6 +36,7 @@ _LANE = 0.34
 _WHOLE_NS = 50_000_000
 """What is shown at most: of a longer run, so much around its worst preemption."""
 _MOST_LANES = 32
+_LONGEST_NAME = 48
 _COLUMNS = 1350
 """Parts of the width, about a pixel each."""
 _GROUND, _UPPER, _LOWER = (0.04, 0.96), (0.12, 0.46), (0.54, 0.88)
@@ -65,7 +68,9 @@ def draw(path: Path, traces: Sequence[Findings]) -> None:
     metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
     lanes = [min(found.events.vcpus, _MOST_LANES) for found in traces]
     window = _window(traces)
-    with matplotlib.rc_context(_STYLE), replacing(path) as file:
+    with matplotlib.rc_context(_STYLE), replacing(path) as file, warnings.catch_warnings():
+        # As for a letter of a name that the font lacks: there is a box in its place.
+        warnings.simplefilter("ignore", UserWarning)
         figure = figure_class(layout="constrained", facecolor="white")
         figure.set_size_inches(_WIDTH, 0.9 + sum(_LANE * count + 0.45 for count in lanes))
         panels = figure.subplots(
@@ -122,9 +127,9 @@ def _panel(panel: Any, found: Findings, lanes: int, window: tuple[int, int]) -> 
     for spine in panel.spines.values():
         spine.set_visible(False)
     with_ = "with PV-lock" if events.settings.get("pvlock") else "without PV-lock"
-    total = found.total
+    guest, total = _short(str(events.settings.get("guest", "guest"))), found.total
     panel.set_title(
-        f"{events.settings.get('guest', 'guest')} {with_}: {vcpu_ms(total.ns)} VCPU·ms of waiting, "
+        f"{guest} {with_}: {vcpu_ms(total.ns)} VCPU·ms of waiting, "
         f"{percent(total.off_cpu, total.ns)} of it for VCPUs off their CPUs",
         loc="left",
         color=_INK,
@@ -206,7 +211,7 @@ def _mark(panel: Any, found: Findings, worst: Culprit, lanes: int) -> None:
             arrowprops={"arrowstyle": "-|>", "color": _MARK, "linewidth": 0.8, "shrinkB": 0},
             zorder=5,
         )
-    role = f"head of the queue for {worst.lock}" if worst.queue else f"owner of {worst.lock}"
+    role = ("head of the queue for " if worst.queue else "owner of ") + _short(worst.lock)
     text = (
         f"VCPU {worst.vcpu}, {role}, is {worst.reason}: "
         f"{report.time(worst.end - worst.start)}, cost {vcpu_ms(worst.cost)} VCPU·ms"
@@ -215,6 +220,12 @@ def _mark(panel: Any, found: Findings, worst: Culprit, lanes: int) -> None:
         left, worst.vcpu - 0.03, text, fontsize=8, color=_INK, va="bottom", ha="left", zorder=6,
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1},
     )  # fmt: skip
+
+
+def _short(name: str) -> str:
+    """Leave out the middle of a long name: it often ends in an address, or in a file's name."""
+    half = _LONGEST_NAME // 2
+    return name if len(name) <= _LONGEST_NAME else f"{name[:half]}…{name[1 - half :]}"
 
 
 def _legend() -> list[Any]:

@@ -5,6 +5,7 @@ import hashlib
 import mmap
 import os
 import random
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -18,6 +19,9 @@ from pvlock.machine import Machine
 
 RAM_SIZE = 16 << 20
 _MOST_PROBLEMS = 10
+_COUNT = re.compile(r"([a-z][a-z0-9 -]{0,40}) ([0-9]{1,20})")
+_SHOWN = 100
+"""Characters of the guest's last line that a problem shows."""
 _LONGEST_OPERATION_NS = 2_000_000
 """Guest time after which a case has got stuck: this much for each operation of VCPU 0."""
 _PACE_NS = (1_000, 1_000_000)
@@ -177,21 +181,26 @@ class Flags:
 
 
 def _read(console: str) -> tuple[int, list[str]]:
-    """Return the operations that the guest counted, and what it saw to be wrong."""
-    lines = [line.split() for line in console.splitlines()]
-    if not lines or lines[-1] != ["end"]:
+    """Return the operations that the guest counted, and what it saw to be wrong.
+
+    It runs what it likes, and may have written over its own text and counts.
+    """
+    lines = console.splitlines()
+    if lines[-1:] != ["end"]:
         return 0, [f"the guest did not finish its report: {_last_line(console)}"]
-    counts = {" ".join(line[:-1]): int(line[-1]) for line in lines[1:-1] if line[-1].isdecimal()}
+    lines = lines[1:-1]
+    counts = {count[1]: int(count[2]) for count in map(_COUNT.fullmatch, lines) if count}
     wrong = {name: count for name, count in counts.items() if name.startswith("wrong ")}
     problems = [f"the guest saw {name}, {count} times" for name, count in wrong.items() if count]
-    if len(wrong) != 5 or not counts.get("operations"):
+    if len(wrong) != 5 or len(counts) != len(lines) or not counts.get("operations"):
         problems.append("the guest's report is not complete")
     return counts.get("operations", 0), problems
 
 
 def _last_line(console: str) -> str:
+    """Return the last line, as a terminal can show it."""
     lines = console.strip().splitlines()
-    return lines[-1] if lines else "it printed nothing"
+    return repr(lines[-1][:_SHOWN])[1:-1] if lines else "it printed nothing"
 
 
 def _digest(machine: Machine, flags: Flags) -> str:

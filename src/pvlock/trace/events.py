@@ -17,7 +17,9 @@ it, or was GRANTED it, last and has not RELEASED it.
 """
 
 import enum
+from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,5 +113,19 @@ class Events:
         return bool(((self.kind >= Kind.CONTENDED) & (self.kind != Kind.LOST)).any())
 
     def name_of(self, lock: int) -> str:
-        """Return what to call the lock at an address."""
-        return self.names.get(lock, f"{lock:#x}")
+        """Return what to call the lock at an address, and no other: name, name@address, or address.
+
+        A guest may give several locks one name, or one that looks like an address.
+        """
+        return self._called.get(lock, f"{lock:#x}")
+
+    @cached_property
+    def _called(self) -> dict[int, str]:
+        names = {lock: name.strip() for lock, name in self.names.items() if name.strip()}
+        locks = Counter(names.values())
+        return {
+            lock: name
+            if locks[name] == 1 and "@" not in name and not name.startswith("0x")
+            else f"{name}@{lock:#x}"
+            for lock, name in names.items()
+        }

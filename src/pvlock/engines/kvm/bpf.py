@@ -8,13 +8,17 @@ object: there libbpf says on the way what was wrong, and LoadError carries its w
 import ctypes as c
 import errno
 import functools
+import mmap
 import os
+import struct
 import threading
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from pvlock.errors import EngineError, EngineUnavailable
+from pvlock.memory import fence
 
 BTF = Path("/sys/kernel/btf/vmlinux")
 
@@ -27,7 +31,10 @@ _F_MMAPABLE = 1 << 10
 _LOG_LIMIT = 1 << 20
 _PRINT = c.CFUNCTYPE(c.c_int, c.c_int, c.c_char_p, c.c_void_p)
 _LEVEL_DEBUG = 2
-_SAMPLE = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_void_p, c.c_size_t)
+_BUSY_SECONDS = 1.0
+_POSITION = struct.Struct("Q")  # without "<": then it is one load or store
+_HEADER = struct.Struct("I4x")
+_RECORD_BUSY, _RECORD_DISCARDED = 1 << 31, 1 << 30
 
 
 class LoadError(EngineError):
@@ -133,9 +140,6 @@ def libbpf() -> Any:
         ("bpf_link__destroy", c.c_int, [p]),
         ("bpf_map_create", c.c_int, [c.c_int, text, u32, u32, u32, p]),
         ("bpf_prog_test_run_opts", c.c_int, [c.c_int, p]),
-        ("ring_buffer__new", p, [c.c_int, _SAMPLE, p, p]),
-        ("ring_buffer__consume", c.c_int, [p]),
-        ("ring_buffer__free", None, [p]),
     ):
         function = getattr(lib, name)
         function.restype, function.argtypes = result, arguments
@@ -248,13 +252,26 @@ class BpfObject:
         """Attach a program to the hook that its section names, until close()."""
         self._links.append(_pointer(self._lib.bpf_program__attach(self._program(name))))
 
-    def run(self, name: str, context: bytes) -> int:
-        """Run a program of type `syscall` in the calling thread; return what it returns, signed."""
+    def run(self, name: str, argument: int) -> int:
+        """Run a program of type `syscall` on a u32 in the calling thread; return its errno, or 0.
+
+        Raises EngineError when the kernel does not run it.
+        """
+        context = struct.pack("I", argument)
         buffer = c.create_string_buffer(context, len(context))
         options = _RunOptions(sz=c.sizeof(_RunOptions), ctx_size_in=len(context))
         options.ctx_in = c.addressof(buffer)
-        _check(self._lib.bpf_prog_test_run_opts(self.program_fd(name), c.byref(options)))
-        return c.c_int32(options.retval).value
+        # EAGAIN: another thread was preempted inside the kernel's task storage, on this CPU.
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                _check(self._lib.bpf_prog_test_run_opts(self.program_fd(name), c.byref(options)))
+            except OSError as error:
+                raise EngineError(f"cannot run BPF program {name}: {error.strerror}") from error
+            said = -c.c_int32(options.retval).value
+            if said != errno.EAGAIN or time.monotonic() > deadline:
+                return said
+            time.sleep(0.0001)
 
     def close(self) -> None:
         """Detach and free everything; safe to call twice."""
@@ -272,27 +289,38 @@ class BpfObject:
 
 
 class RingBuffer:
-    """The reader of a BPF ring buffer: what programs put into the map of this descriptor."""
+    """The reader of a BPF ring buffer: what programs put into the map of this descriptor.
 
-    def __init__(self, fd: int) -> None:
-        self._lib = libbpf()
-        self._taken = bytearray()
-        self._sample = _SAMPLE(self._keep)  # libbpf keeps no reference that Python can see
-        self._ring: int | None = _pointer(self._lib.ring_buffer__new(fd, self._sample, None, None))
+    libbpf's own reader calls back for each record, and a Ctrl-C that arrives in a callback from C
+    is lost. The kernel describes the layout with the map type: the reader's position on a page of
+    its own, then the writers' position on another, then the data, twice, so that no record is ever
+    in two pieces.
+    """
 
-    def _keep(self, context: int | None, data: int, size: int) -> int:
-        self._taken += c.string_at(data, size)
-        return 0
+    def __init__(self, fd: int, size: int) -> None:
+        """Map the ring of `size` bytes. Raises OSError."""
+        self._size = size
+        self._reader = mmap.mmap(fd, mmap.PAGESIZE)
+        self._ring = mmap.mmap(
+            fd, mmap.PAGESIZE + 2 * size, prot=mmap.PROT_READ, offset=mmap.PAGESIZE
+        )
 
     def take(self) -> bytes:
         """Return the records since the last call, one after the other."""
-        _check(self._lib.ring_buffer__consume(self._ring))
-        taken = bytes(self._taken)
-        self._taken.clear()
+        (at,), (end,) = _POSITION.unpack_from(self._reader), _POSITION.unpack_from(self._ring)
+        fence()
+        found = []
+        while at < end:
+            place = mmap.PAGESIZE + at % self._size
+            (header,) = _HEADER.unpack_from(self._ring, place)
+            if header & _RECORD_BUSY:
+                break
+            start, length = place + _HEADER.size, header & ~_RECORD_DISCARDED
+            if not header & _RECORD_DISCARDED:
+                found.append(slice(start, start + length))
+            at += _HEADER.size + (length + 7 & ~7)
+        fence()
+        taken = b"".join(self._ring[part] for part in found)
+        fence()
+        _POSITION.pack_into(self._reader, 0, at)
         return taken
-
-    def close(self) -> None:
-        """Unmap it; safe to call twice."""
-        if self._ring is not None:
-            self._lib.ring_buffer__free(self._ring)
-            self._ring = None

@@ -47,8 +47,8 @@ class PublishedSlot(MemorySlot):
     publisher: Publisher
 
     def close(self) -> None:
-        """Detach the program and free the map."""
-        self.buffer.release()
+        """Detach the program; the map goes when nobody views it any longer."""
+        self.buffer = memoryview(b"")
         self.publisher.close()
 
 

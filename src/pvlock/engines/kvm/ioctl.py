@@ -264,7 +264,12 @@ class Run(c.Structure):
 
 def call(fd: int, request: int, argument: "Argument" = 0) -> int:
     """Make the ioctl `request` on `fd`; return its result. Raises OSError as the kernel says."""
-    return fcntl.ioctl(fd, request, argument)
+    while True:
+        try:
+            return fcntl.ioctl(fd, request, argument)
+        except InterruptedError:
+            if request == RUN:  # a kick; making a VM is what a stopped process may be in, too
+                raise
 
 
 def must(what: str, fd: int, request: int, argument: "Argument" = 0) -> int:

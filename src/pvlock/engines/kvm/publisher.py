@@ -8,8 +8,6 @@ read-only memory slot: its loads see what the program wrote, without an exit.
 
 import errno
 import mmap
-import struct
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,6 @@ from pvlock.errors import ConfigError, EngineError, EngineUnavailable
 
 OBJECT = Path(__file__).with_name("publisher.bpf.o")
 _PROGRAMS = {Policy.SCHEDULED_OUT: "scheduled_out", Policy.PREEMPTED: "preempted"}
-_BUSY_SECONDS = 1.0
 
 
 class Publisher:
@@ -68,7 +65,7 @@ class Publisher:
         no structure has, EngineError when the thread is added already or is another process's.
         """
         index = vcpu if index is None else index
-        error = self._call("add", index) if 0 <= index < 1 << 32 else errno.ERANGE
+        error = self._object.run("add", index) if 0 <= index < 1 << 32 else errno.ERANGE
         who = f"the thread of VCPU {vcpu}"
         if error == errno.ERANGE:
             raise ConfigError(f"VCPU {vcpu} has no structure {index} in {len(self.buffer)} bytes")
@@ -84,18 +81,9 @@ class Publisher:
 
         Does nothing in a thread that was not added.
         """
-        error = self._call("remove", self._off)
+        error = self._object.run("remove", self._off)
         if error:
             raise EngineError(f"cannot stop publishing: {errno.errorcode.get(error, error)}")
-
-    def _call(self, program: str, argument: int) -> int:
-        # EAGAIN: another thread was preempted inside the kernel's task storage, on this CPU.
-        deadline = time.monotonic() + _BUSY_SECONDS
-        while True:
-            error = -self._object.run(program, struct.pack("<I", argument))
-            if error != errno.EAGAIN or time.monotonic() > deadline:
-                return error
-            time.sleep(0.0001)
 
     def close(self) -> None:
         """Detach the program and free the flags; safe to call twice.

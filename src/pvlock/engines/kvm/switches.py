@@ -4,7 +4,6 @@
 import errno
 import mmap
 import struct
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from pvlock.errors import EngineError
 OBJECT = Path(__file__).with_name("switches.bpf.o")
 _RING_SIZE = 1 << 20
 """Bytes of records that wait to be taken: 43,690 of them."""
-_BUSY_SECONDS = 1.0
 _READY = REASONS.index(READY)
 
 
@@ -37,7 +35,7 @@ class Switches:
         self._object = bpf.BpfObject(OBJECT, names, {"records": ring_size, "lost": vcpus})
         self._ring: bpf.RingBuffer | None = None
         try:
-            self._ring = bpf.RingBuffer(self._object.map_fd("records"))
+            self._ring = bpf.RingBuffer(self._object.map_fd("records"), ring_size)
             pages = -(-vcpus * 8 // mmap.PAGESIZE) * mmap.PAGESIZE
             self._lost = mmap.mmap(self._object.map_fd("lost"), pages, prot=mmap.PROT_READ)
             self._object.attach("switched")
@@ -77,9 +75,7 @@ class Switches:
 
     def close(self) -> None:
         """Detach the programs and free the records; safe to call twice."""
-        if self._ring is not None:
-            self._ring.close()
-            self._ring = None
+        self._ring = None
         mapped = self._lost
         if isinstance(mapped, mmap.mmap):
             self._lost = mapped[:]
@@ -87,10 +83,6 @@ class Switches:
         self._object.close()
 
     def _call(self, program: str, argument: int) -> None:
-        # EAGAIN: another thread was preempted inside the kernel's task storage, on this CPU.
-        deadline = time.monotonic() + _BUSY_SECONDS
-        while error := -self._object.run(program, struct.pack("<I", argument)):
-            if error != errno.EAGAIN or time.monotonic() > deadline:
-                name = errno.errorcode.get(error, error)
-                raise EngineError(f"cannot record the switches of a VCPU: {program}: {name}")
-            time.sleep(0.0001)
+        if error := self._object.run(program, argument):
+            name = errno.errorcode.get(error, error)
+            raise EngineError(f"cannot record the switches of a VCPU: {program}: {name}")

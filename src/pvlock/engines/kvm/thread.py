@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pvlock.engines.kvm.publisher import Publisher
 from pvlock.engines.kvm.switches import Switches
-from pvlock.engines.kvm.vcpu import Exit, Kicked, KvmVcpu
+from pvlock.engines.kvm.vcpu import Exit, Kicked, KvmVcpu, Mmio
+from pvlock.errors import EngineError
 
 _KICK = signal.SIGRTMIN + 1
 _JOIN_SECONDS = 5.0
@@ -68,6 +69,9 @@ class VcpuThread:
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             try:
                 self._thread.start()
+            except RuntimeError as error:
+                self._thread, self._parked = None, True
+                raise EngineError(f"cannot start VCPU {self.vcpu.index}: {error}") from error
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
@@ -106,7 +110,7 @@ class VcpuThread:
 
     def _main(self) -> None:
         try:
-            os.sched_setaffinity(0, self._cpus)
+            self._stay()
             self.vcpu.kick_with(_KICK)
             while self._wait():
                 self._publish()
@@ -118,6 +122,12 @@ class VcpuThread:
             with self._state:
                 self._parked, self._thread, self._published = True, None, None
                 self._state.notify_all()
+
+    def _stay(self) -> None:
+        try:
+            os.sched_setaffinity(0, self._cpus)
+        except OSError as error:
+            raise EngineError(f"VCPU {self.vcpu.index} cannot have its CPUs: {error}") from error
 
     def _wait(self) -> bool:
         with self._state:
@@ -140,6 +150,7 @@ class VcpuThread:
             self.switches.leave()
 
     def _run(self) -> None:
+        exit: Exit | None = None
         while self._wanted:
             exit = self._enter()
             if isinstance(exit, Kicked):
@@ -148,6 +159,8 @@ class VcpuThread:
             elif not self._on_exit(self.vcpu, exit):
                 with self._state:
                     self._wanted = False
+        if isinstance(exit, Mmio):
+            self.vcpu.settle()
 
     def _enter(self) -> Exit:
         try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pvlock.engines.contract import SystemEvent
 from pvlock.engines.kvm import ioctl
 from pvlock.engines.registers import EL1H_MASKED, SYSTEM_REGISTERS, key
-from pvlock.errors import ConfigError, GuestFault
+from pvlock.errors import ConfigError, EngineError, GuestFault
 
 _CORE = {
     **{f"x{n}": 2 * n for n in range(31)},
@@ -66,16 +66,16 @@ class KvmVcpu:
         self.fd = ioctl.must(f"create VCPU {index}", vm_fd, ioctl.CREATE_VCPU, index)
         try:
             self._mapping = mmap.mmap(self.fd, run_size)
-        except BaseException:
+        except OSError as error:
             os.close(self.fd)
-            raise
+            raise EngineError(f"cannot map VCPU {index}: {error.strerror}") from error
         self._run = ioctl.Run.from_buffer(self._mapping)
 
     def close(self) -> None:
-        """Give the VCPU back; the VM goes with its last descriptor."""
-        del self._run
-        self._mapping.close()
+        """Give the VCPU back; the VM goes with its last descriptor, our page with its last view."""
+        del self._run, self._mapping
         os.close(self.fd)
+        self.fd = -1
 
     def ring(self, page: int) -> c.Structure:
         """Return the VM's ring of coalesced writes, on `page` of what KVM shares with us."""
@@ -180,6 +180,16 @@ class KvmVcpu:
         # when an abort is pending: the abort would name the next instruction, and a load would have
         # changed its register. So let KVM finish, without the guest, and put everything back.
         saved = {name: self.get(name) for name in ("pc", *_GENERAL)}
+        self.settle()
+        for name, value in saved.items():
+            self.set(name, value)
+
+    def settle(self) -> None:
+        """Finish the access that enter() returned, without the guest.
+
+        Until then KVM's registers are those of before it: it steps over the instruction, and a load
+        gets its value, when the VCPU next runs.
+        """
         self._run.immediate_exit = 1
         try:
             ioctl.call(self.fd, ioctl.RUN)
@@ -188,8 +198,6 @@ class KvmVcpu:
                 raise self.fault(f"KVM_RUN: {error.strerror}") from error
         finally:
             self._run.immediate_exit = 0
-        for name, value in saved.items():
-            self.set(name, value)
 
     def _system_event(self, kind: int) -> SystemEvent:
         match kind:
@@ -202,7 +210,11 @@ class KvmVcpu:
 
     def fault(self, reason: str) -> GuestFault:
         """Return the error that says where this VCPU was when `reason` ended it."""
-        return GuestFault(self.index, self.get("pc"), reason)
+        try:
+            pc = self.get("pc")
+        except EngineError:  # of a VCPU in a state that KVM refuses
+            pc = 0
+        return GuestFault(self.index, pc, reason)
 
     def _id(self, name: str) -> int:
         if name == "sp":

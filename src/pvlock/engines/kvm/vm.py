@@ -5,17 +5,19 @@ import ctypes as c
 import errno
 import mmap
 import os
+import resource
 from collections.abc import Iterator, Sequence
 
 from pvlock import abi, memory_map
 from pvlock.engines.kvm import ioctl
 from pvlock.engines.kvm.vcpu import KvmVcpu
 from pvlock.errors import ConfigError, EngineError, EngineUnavailable
-from pvlock.memory import MemorySlot
+from pvlock.memory import MemorySlot, fence
 
 _INTERRUPTS = 64
 """As the emulator's GIC: 32 of each VCPU, 32 of devices."""
 _LEAST_IPA_BITS = 32
+_OTHER_DESCRIPTORS = 256
 _ALWAYS_IPA_BITS = 40
 """What a KVM has that cannot be asked."""
 _SPI = 1 << 24  # KVM_ARM_IRQ_TYPE_SPI in KVM_IRQ_LINE
@@ -73,6 +75,7 @@ class KvmVm:
             run_size = ioctl.must("size kvm_run", self._kvm, ioctl.GET_VCPU_MMAP_SIZE)
             self.target = ioctl.VcpuInit()
             ioctl.must("name its CPU", self.fd, ioctl.ARM_PREFERRED_TARGET, self.target)
+            _allow_descriptors(vcpus)
             for index in range(vcpus):
                 self.vcpus.append(KvmVcpu(self.fd, index, run_size))
                 self.vcpus[index].reset(self.target)
@@ -91,9 +94,7 @@ class KvmVm:
             if fd >= 0:
                 os.close(fd)
         self._gic = self.fd = self._kvm = -1
-        if self._page is not None:
-            self._page.close()
-            self._page = None
+        self._page = None
 
     def forward_pvlock(self) -> None:
         """Have the two PV-lock calls come to us, before any VCPU runs (kernel 6.4 or newer)."""
@@ -121,6 +122,8 @@ class KvmVm:
         """
         if page is not None and len(page) != mmap.PAGESIZE:
             return
+        if page is None and self._page is None:
+            return
         if self._page is None:
             self._page = mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if page is not None:
@@ -134,6 +137,7 @@ class KvmVm:
         """Take the writes that wait in the ring: (IPA, bytes, value), oldest first."""
         ring = self._ring
         while ring is not None and ring.first != ring.last:
+            fence()
             entry = ring.writes[ring.first % len(ring.writes)]
             size = min(entry.len, 8)
             write = (
@@ -187,6 +191,16 @@ class KvmVm:
             ioctl.ENABLE_CAP,
             ioctl.EnableCap(capability),
         )
+
+
+def _allow_descriptors(vcpus: int) -> None:
+    """Raise this process's own limit: 512 VCPUs need more descriptors than most shells allow.
+
+    Each has two: its own, and one that Python keeps with the mapping.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < 2 * vcpus + _OTHER_DESCRIPTORS:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def ipa_bits(kvm: int, slots: Sequence[MemorySlot] = ()) -> int:
