@@ -14,7 +14,15 @@ from pvlock import __version__
 from pvlock.cli.shared import INTERRUPTED
 from pvlock.errors import ConfigError, EngineUnavailable, PvlockError
 
-_COMMANDS = ("check", "doctor", "explain", "fuzz", "lab", "run", "sweep")
+_COMMANDS = {
+    "check": "Judge a hypervisor, ours or another's.",
+    "doctor": "Say what this host can run, and what it lacks.",
+    "explain": "Say who waited for whom in a trace.",
+    "fuzz": "Run hostile guests.",
+    "lab": "Run a command on a virtual arm64 host.",
+    "run": "Run a guest, and show what PV-lock buys.",
+    "sweep": "Run a grid of workloads.",
+}
 
 
 class _Commands(click.Group):
@@ -23,6 +31,11 @@ class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
         return list(_COMMANDS)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what each command is for."""
+        with formatter.section("Commands"):
+            formatter.write_dl([*_COMMANDS.items()])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command, None where there is none of this name."""
