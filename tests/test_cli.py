@@ -449,6 +449,15 @@ def test_times(text: str, ns: int) -> None:
     assert Duration().convert(text, None, None) == ns
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["1e3ms", "1_000us", "+1ms", ".5s", "5.s", "0x10ns", "\N{ARABIC-INDIC DIGIT ONE}s", "1  ms"],
+)
+def test_only_plain_decimal_numbers_are_times(text: str) -> None:
+    with pytest.raises(click.UsageError, match=r"is not a time such as 100ms, 2us or 1\.5s"):
+        Duration().convert(text, None, None)
+
+
 @given(st.text() | st.from_regex(r"[-+]?[0-9.e]{1,12}(ns|us|ms|s|m|h)", fullmatch=True))
 def test_any_text_is_a_time_or_a_usage_error(text: str) -> None:
     with contextlib.suppress(click.UsageError):
@@ -481,3 +490,29 @@ def test_a_guest_file_starts_without_the_libraries_of_other_commands(tmp_path: P
     assert {"pvlock.boot", "pvlock.machine", "click"} <= loaded
     others = {"rich", "json", "tempfile", "concurrent.futures", "pvlock.sweep", "pvlock.report"}
     assert not loaded & others
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("run idle --vcpus 1 --duration 1ms > /dev/full", "No space left on device"),
+        ("run guest.elf > /dev/full", "No space left on device"),
+        ("check --list > /dev/full", "No space left on device"),
+        (f"run {'x' * 300}", "File name too long"),
+        (f"run idle --json {'x' * 300}", "File name too long"),
+        ("run guest.elf --engine emulator >&-", ""),
+        ("run guest.elf --engine emulator 2>&-", ""),
+        ("run idle --vcpus 1 --duration 1ms >&- 2>&-", ""),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(arguments: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "guest.elf").write_bytes(image_of("idle"))
+    done = subprocess.run(
+        f'"{sys.executable}" -m pvlock {arguments}',
+        shell=True, cwd=tmp_path, capture_output=True, text=True,
+        env=ENVIRONMENT, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    said = [line for line in done.stderr.splitlines() if line.startswith("pvlock: ")]
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+    assert (done.returncode != 0) == bool(words)
+    assert not words or (len(said) == 1 and words in said[0]), done.stderr

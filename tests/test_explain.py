@@ -2,23 +2,32 @@
 """`pvlock explain`: its findings, what it prints and draws, and what it refuses."""
 
 import dataclasses
+import io
 import json
 import os
 import random
 import subprocess
 import sys
+import warnings
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from rich.console import Console
 
 from asm import ROOT
+from pvlock import report
+from pvlock.cli.explain import _compare, _show
 from pvlock.errors import TraceError
 from pvlock.explain import findings, timeline
-from pvlock.explain.findings import Chain, Culprit, Pair, find, sentence, vcpu_ms
+from pvlock.explain.findings import Chain, Culprit, Findings, Pair, find, sentence, vcpu_ms
 from pvlock.trace import perfetto
+from pvlock.trace import table as trace_table
 from pvlock.trace.attribution import Part
+from pvlock.trace.drawing import draw
 from pvlock.trace.events import Events, Flag, Setting
 from tracing import (
     ACQUIRED,
@@ -123,6 +132,46 @@ def test_one_lock(lock: str) -> None:
     assert [(pair.waiter, pair.vcpu) for pair in found.pairs] == [(1, 0)]
     assert found.culprits[0].cost == 11 * MS
     assert sentence(found).startswith(f"85% of all waiting for {lock} was ")
+
+
+@pytest.mark.parametrize(
+    ("names", "called"),
+    [
+        (("inner", "inner"), (f"inner@{L:#x}", f"inner@{M:#x}")),
+        (("", "  "), (f"{L:#x}", f"{M:#x}")),
+        (("a", " a"), (f"a@{L:#x}", f"a@{M:#x}")),
+        ((f"{M:#x}", ""), (f"{M:#x}@{L:#x}", f"{M:#x}")),
+        ((f"x@{M:#x}", "x"), (f"x@{M:#x}@{L:#x}", "x")),
+    ],
+)
+def test_no_two_locks_are_called_the_same(names: tuple[str, str], called: tuple[str, str]) -> None:
+    """Findings, and so screen and JSON, the file for Perfetto, and --lock agree."""
+    events = story()
+    events.names = dict(zip((L, M), names, strict=True))
+    found = find(events)
+    assert {name: total.ns for name, (_, total) in found.locks.items()} == {
+        called[0]: 17 * MS, called[1]: 13 * MS,
+    }  # fmt: skip
+    assert [lock["name"] for lock in findings.as_dict(found)["locks"]] == list(called)
+    assert found.culprits[0].lock == called[1]
+    assert found.chains[0].links == [(called[0], 1), (called[1], 0)]
+    tracks = [track.name for track in draw(events).tracks]
+    assert set(called) <= set(tracks)
+    for address, name, ns in zip((L, M), called, (17 * MS, 13 * MS), strict=True):
+        assert find(events, name).total.ns == find(events, f"{address:#x}").total.ns == ns
+
+
+def test_a_name_that_several_locks_have_means_all_of_them() -> None:
+    events = story()
+    events.names = {L: "mutex", M: "mutex"}
+    found = find(events, "mutex")
+    assert list(found.locks) == [f"mutex@{L:#x}", f"mutex@{M:#x}"]
+    assert found.total.ns == find(events).total.ns
+    assert sentence(found).startswith("73% of all waiting for mutex was ")
+    events = story()
+    events.names = {L: "mutex", M: "mutex", 0x9: "other"}
+    with pytest.raises(TraceError, match=f"there are: mutex@{L:#x}, mutex@{M:#x}"):
+        find(events, "other")
 
 
 def test_no_preemption_is_to_blame() -> None:
@@ -309,6 +358,27 @@ def test_the_picture(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["$\\frac{$", "锁🔒\u0301", "m" * 48, "n" * 250, "two words " * 20, "[red]x[/]", "  "],
+    ids=["maths", "no glyph", "long", "longest", "words", "markup", "blank"],
+)
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_any_name_is_shown_and_drawn(name: str, suffix: str, tmp_path: Path) -> None:
+    events = story()
+    events.names = {L: name, M: name}
+    events.settings["guest"] = name
+    picture = tmp_path / f"a{suffix}"
+    done = explain(saved(events, tmp_path / "a.pftrace"), "--figure", picture, "--json", "-")
+    lines = [line for line in done.err.splitlines() if line.startswith("pvlock: ")]
+    assert (done.status, lines) == (0, [f"pvlock: wrote {picture}"])
+    assert "Warning" not in done.err
+    assert "17 ms       30    23%        73%     3%" in done.err, "only names give way"
+    called = [f"{name.strip()}@{at:#x}" if name.strip() else f"{at:#x}" for at in (L, M)]
+    assert [lock["name"] for lock in json.loads(done.out)["locks"]] == called
+    assert picture.stat().st_size > 1_000
+
+
 def test_coverage() -> None:
     """Each column says for how much of its time the intervals last; nothing is made up."""
     rng = np.random.default_rng(1)
@@ -334,3 +404,98 @@ def test_a_long_run_is_drawn_around_its_worst_preemption() -> None:
     assert last - first == 50 * MS
     assert first < (long.worst.start + long.worst.end) // 2 < last
     assert timeline._window([find(story())]) == (0, 21 * MS)
+
+
+def test_a_preemption_longer_than_the_picture(tmp_path: Path) -> None:
+    """Its frame and its label begin at the edge, not 100 days to the left of it."""
+    picture = tmp_path / "a.png"
+    timeline.draw(picture, [find(story(scale=10**15))])
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+# -- any file --
+
+
+NUMBERS = st.sampled_from([-1, 0, 1, 3, 2**62, 2**63 - 1, 2**63, 2**64]) | st.integers()
+ANYTHING: st.SearchStrategy[Any] = NUMBERS | st.none() | st.booleans() | st.floats() | st.text()
+NAMES = st.dictionaries(
+    st.sampled_from([f"{L:#x}", f"{M:#x}"]), st.text(max_size=40).filter(str.isprintable)
+)
+SETTINGS: st.SearchStrategy[dict[str, Setting]] = st.dictionaries(
+    st.sampled_from(["guest", "engine", "policy", "pvlock"]),
+    st.text().filter(str.isprintable) | st.integers(0, 99) | st.none(),
+)
+FACTS: dict[str, st.SearchStrategy[Any]] = {
+    "pvlock-trace": ANYTHING,
+    "events": ANYTHING,
+    "vcpus": st.integers(1, 2_000) | ANYTHING,
+    "pcpus": st.integers(1, 2_000) | ANYTHING,
+    "start": ANYTHING,
+    "end": st.integers(0, 2**63) | ANYTHING,
+    "skew_ns": st.integers(0, 2**63) | ANYTHING,
+    "names": NAMES | st.dictionaries(st.text(), ANYTHING) | ANYTHING,
+    "dropped": st.lists(st.integers(0), max_size=3) | st.lists(ANYTHING) | ANYTHING,
+    "rejected": st.lists(st.integers(0), max_size=3) | st.lists(ANYTHING) | ANYTHING,
+    "settings": SETTINGS | st.dictionaries(st.text(), ANYTHING) | ANYTHING,
+}
+ONE_FACT = st.sampled_from(sorted(FACTS)).flatmap(lambda k: st.fixed_dictionaries({k: FACTS[k]}))
+MOST: Final = 2**62 - 1
+"""Of all VCPUs' time together, of any time, and of the skew."""
+CHANGES = ONE_FACT | st.fixed_dictionaries({}, optional=FACTS)
+
+
+@st.composite
+def stories(draw: st.DrawFn) -> Events:
+    """Return the story at any time, of any length that a table may have."""
+    events = story(draw(st.sampled_from([0, 1, MS, MOST // 3 // 21]) | st.integers(0, 2**55)))
+    most = MOST - events.end
+    shift = draw(st.sampled_from([0, most]) | st.integers(0, most))
+    start = draw(st.sampled_from([0, shift]))
+    if (shift + events.end - start) * 3 > MOST:
+        start = shift
+    return dataclasses.replace(
+        events, time=events.time + shift, start=start, end=shift + events.end,
+        skew_ns=draw(st.sampled_from([0, MOST]) | st.integers(0, MOST)),
+        names={int(lock, 16): name for lock, name in draw(NAMES).items()},
+        settings=draw(SETTINGS),
+    )  # fmt: skip
+
+
+def everything(found: Findings) -> str:
+    """Return all that `pvlock explain` prints of a trace, and of two."""
+    file = io.StringIO()
+    console = Console(file=file, width=100, highlight=False, markup=False, emoji=False)
+    _show(console, found, 4)
+    _compare(console, [found, found])
+    return file.getvalue() + report.to_json(findings.as_dict(found))
+
+
+@given(stories(), CHANGES)
+@settings(max_examples=300, deadline=None)
+def test_a_file_with_any_head_is_refused_or_shown(events: Events, change: dict[str, Any]) -> None:
+    head = json.dumps(json.loads(trace_table.head(events)) | change)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            found = find(trace_table.table(head, list(trace_table.parts(events))))
+        except TraceError as error:
+            assert str(error).isprintable()
+            return
+        assert everything(found)
+    parts = [found.total.parts.tolist(), *(total.parts.tolist() for total in found.vcpus)]
+    assert all(ns >= 0 for mine in parts for ns in mine), "no sum overflows"
+
+
+@given(stories())
+@settings(max_examples=20, deadline=None)
+def test_what_a_table_may_hold_is_shown_and_drawn(
+    tmp_path_factory: pytest.TempPathFactory, events: Events
+) -> None:
+    read = trace_table.table(trace_table.head(events), list(trace_table.parts(events)))
+    picture = tmp_path_factory.mktemp("any") / "a.png"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = find(read)
+        assert everything(found)
+        timeline.draw(picture, [found, found])
+    assert picture.read_bytes().startswith(b"\x89PNG")

@@ -290,13 +290,64 @@ def test_a_damaged_table_is_refused_or_a_table(data: st.DataObject) -> None:
         {"events": 10**12}, {"events": -1}, {"vcpus": 0}, {"vcpus": "4"}, {"names": 3},
         {"names": {"no": "number"}}, {"pvlock-trace": 2}, {"settings": {"a": [1]}},
         {"settings": {"a": "\x1b[2J"}}, {"dropped": None}, {"end": 1e300}, {"names": {"1": "\n"}},
+        {"settings": {"a": float("nan")}}, {"settings": {"a": 10**4_000}}, {"vcpus": 1025},
+        {"names": {"-0x5": "a"}}, {"names": {"0x1" + "0" * 16: "a"}}, {"pvlock-trace": "\x1b[2J"},
+        {"start": -1}, {"start": 11}, {"start": 2**64}, {"end": -1}, {"end": 9}, {"end": 2**60},
+        {"end": 2**63}, {"skew_ns": -1}, {"skew_ns": 2**63}, {"pcpus": 0}, {"pcpus": 1025},
+        {"dropped": [1] * 3}, {"dropped": [1] * 5}, {"dropped": [0, 0, 0, -1]},
+        {"rejected": [0, 0, 0, 1.0]}, {"rejected": [0, 0, 0, 10**4_000]}, {"rejected": {}},
     ],
 )  # fmt: skip
 def test_a_head_that_makes_no_sense_is_refused(change: dict[str, Any]) -> None:
     events = events_of([(10, 0, Kind.SCHED_IN, 0, -1, 0)])
     head = json.dumps(json.loads(table.head(events)) | change)
-    with pytest.raises(TraceError):
+    with pytest.raises(TraceError) as caught:
         table.table(head, list(table.parts(events)))
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("head", ["", "x", "null", "[]", "{}", "[" * 100_000, '{"a":' * 100_000])
+def test_what_is_no_head_is_refused(head: str) -> None:
+    with pytest.raises(TraceError, match="its table of events is damaged"):
+        table.table(head, [])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"start": 10}, {"end": 10}, {"end": 2**60 - 1}, {"skew_ns": 0}, {"skew_ns": 2**62 - 1},
+        {"dropped": []}, {"rejected": []}, {"dropped": [0, 2**65, 2**70, 1]}, {"pcpus": 512},
+    ],
+)  # fmt: skip
+def test_a_head_at_the_limits_is_taken(change: dict[str, Any]) -> None:
+    """A guest that lies about its ring loses 2 ** 64 events at every look."""
+    events = events_of([(10, 0, Kind.SCHED_IN, 0, -1, 0)])
+    head = json.loads(table.head(events)) | change
+    found = table.table(json.dumps(head), list(table.parts(events)))
+    assert json.loads(table.head(found)) == head
+
+
+def test_times_that_wrap_are_refused() -> None:
+    """Each is more than the one before, in 64 bits."""
+    times = [0, 2**63 - 1, -(2**63), -1, 5]
+    events = replace(
+        events_of([(0, 0, Kind.SCHED_IN, 0, -1, 0)] * 5), time=np.array(times, np.int64)
+    )
+    assert (np.diff(events.time) >= 0).all()
+    with pytest.raises(TraceError):
+        table.table(table.head(events), list(table.parts(events)))
+
+
+@pytest.mark.parametrize("name", ["no\nname\x1b[2J", "\udcff", "long/" * 99 + "guest"])
+def test_what_was_written_can_be_read_whatever_the_guest_is_called(
+    name: str, tmp_path: Path
+) -> None:
+    """The name of a guest's file is a setting."""
+    events = replace(events_of([(10, 0, Kind.SCHED_IN, 0, -1, 0)]), settings={"guest": name})
+    found = read(written(events), tmp_path).settings["guest"]
+    assert isinstance(found, str)
+    assert found.isprintable()
+    assert found[-5:] == name[-5:].replace("\x1b", "\ufffd").replace("\udcff", "\ufffd")
 
 
 def test_a_bomb_is_not_unpacked() -> None:

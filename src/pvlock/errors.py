@@ -19,7 +19,7 @@ PvlockError
 
 
 class PvlockError(Exception):
-    """Root of all errors below; its text is one line that a user can act on (GuestPanicked: several)."""
+    """Root of all errors below; its text is a line (GuestPanicked: several) to act on."""
 
 
 class ConfigError(PvlockError):

@@ -16,13 +16,12 @@ from pvlock.abi import Policy
 from pvlock.cli.guest_file import LIMIT_NS, run_file
 from pvlock.cli.shared import INTERRUPTED, engine_option, json_writer
 from pvlock.cli.trace_files import TraceFiles
+from pvlock.duration import HOUR_NS, nanoseconds
 from pvlock.memory_map import MAX_VCPUS, RAM_LIMIT
 
 if TYPE_CHECKING:
     from pvlock.workload import Settings
 
-_UNITS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
-_MAX_NS = 3_600 * 1_000_000_000
 _MOST_NS = 1_000_000
 """What machine.Machine takes as a quantum or a cost."""
 _VCPUS = click.IntRange(1, MAX_VCPUS)
@@ -39,23 +38,15 @@ class Duration(click.ParamType[int]):
 
     name = "time"
 
-    def __init__(self, low: int = 0, high: int = _MAX_NS) -> None:
+    def __init__(self, low: int = 0, high: int = HOUR_NS) -> None:
         self._low, self._high = low, high
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the time in ns."""
-        text = str(value).strip()
-        number = text.rstrip("nuµms")
-        unit = _UNITS.get(text[len(number) :])
         try:
-            ns = round(float(number) * unit) if unit else None
-        except (ValueError, OverflowError):
-            ns = None
-        if ns is None:
-            self.fail(f"{text!r} is not a time such as 100ms, 2us or 1.5s", param, ctx)
-        if not self._low <= ns <= self._high:
-            self.fail(f"{text} is not between {self._low} and {self._high} ns", param, ctx)
-        return ns
+            return nanoseconds(str(value), self._low, self._high)
+        except ValueError as error:
+            self.fail(f"{value!r} is {error}", param, ctx)
 
 
 @click.command()

@@ -90,7 +90,7 @@ def _window(traces: Sequence[Findings]) -> tuple[int, int]:
     start = min(found.events.start for found in traces)
     end = max(found.events.end for found in traces)
     if end - start <= _WHOLE_NS:
-        return start, max(end, start + 1)
+        return start, max(end, start + 1 + (start >> 50))  # as doubles, the two must differ
     worst = max((found.worst for found in traces if found.worst), key=_cost, default=None)
     middle = (worst.start + worst.end) // 2 if worst else start
     first = max(min(middle - _WHOLE_NS // 2, end - _WHOLE_NS), start)
@@ -136,7 +136,7 @@ def _panel(panel: Any, found: Findings, lanes: int, window: tuple[int, int]) -> 
     )
     worst = found.worst
     if worst and worst.vcpu < lanes and worst.cost * 100 > window[1] - window[0]:
-        _mark(panel, found, worst, lanes)
+        _mark(panel, found, worst, lanes, window)
 
 
 def _coverage(
@@ -184,9 +184,14 @@ def _plain(colour: str) -> dict[str, Any]:
     return {"facecolor": colour, "edgecolor": "none", "linewidth": 0}
 
 
-def _mark(panel: Any, found: Findings, worst: Culprit, lanes: int) -> None:
+def _mark(panel: Any, found: Findings, worst: Culprit, lanes: int, window: tuple[int, int]) -> None:
     """Frame the worst preemption, and lead an arrow to each VCPU that it kept waiting."""
-    left, right = worst.start / 1e6, worst.end / 1e6
+
+    def place(ns: int) -> float:
+        """Return where a time is drawn: what is not shown, at the edge."""
+        return min(max(ns, window[0]), window[1]) / 1e6
+
+    left, right = place(worst.start), place(worst.end)
     rectangle = load_extra("matplotlib.patches", "plot", "a figure").Rectangle
     panel.add_patch(
         rectangle(
@@ -206,7 +211,7 @@ def _mark(panel: Any, found: Findings, worst: Culprit, lanes: int) -> None:
         down = vcpu > worst.vcpu
         panel.annotate(
             "",
-            xy=(int(delays.start[row]) / 1e6, vcpu + (0.16 if down else 0.46)),
+            xy=(place(int(delays.start[row])), vcpu + (0.16 if down else 0.46)),
             xytext=(left, worst.vcpu + (0.98 if down else 0.02)),
             arrowprops={"arrowstyle": "-|>", "color": _MARK, "linewidth": 0.8, "shrinkB": 0},
             zorder=5,

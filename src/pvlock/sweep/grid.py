@@ -15,15 +15,15 @@ from typing import Any
 
 from pvlock import workload
 from pvlock.abi import Policy
+from pvlock.duration import HOUR_NS, nanoseconds
 from pvlock.errors import ConfigError
 from pvlock.memory_map import MAX_VCPUS
 from pvlock.workload import Settings
 
 MAX_CELLS = 100_000
 MAX_SEEDS = 10_000
-_HOUR = 3_600 * 10**9
-_UNITS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
-_TIME = re.compile(r"(\d{1,12}(?:\.\d{1,9})?) ?(ns|us|µs|ms|s)", re.ASCII)
+_LONGEST_FILE = 16 << 10
+"""Bytes: what tomllib takes for a file can grow with the square of its length, here 1 s."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,10 @@ class Axis:
     help: str
 
 
-def _time(low: int, high: int = _HOUR) -> Callable[[object], int]:
+def _time(low: int, high: int = HOUR_NS) -> Callable[[object], int]:
     def parse(value: object) -> int:
-        match = _TIME.fullmatch(value.strip()) if isinstance(value, str) else None
-        if match is None:
-            raise ValueError("not a time such as 100ms, 2us or 1.5s")
-        ns = round(float(match[1]) * _UNITS[match[2]])
-        if not low <= ns <= high:
-            raise ValueError(f"not between {low} ns and {high} ns")
-        return ns
+        # A number has no unit, so it is no time either.
+        return nanoseconds(value if isinstance(value, str) else "", low, high)
 
     return parse
 
@@ -157,11 +152,17 @@ def _values(axis: Axis, grid: Values, where: str) -> list[Any]:
 def _read(file: Path) -> list[Values]:
     """Return the grids of a TOML file: its [[grid]] tables, each with the keys above them."""
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
+        with file.open("rb") as stream:
+            content = stream.read(_LONGEST_FILE + 1)
+        if len(content) > _LONGEST_FILE:
+            raise ConfigError(f"{file}: longer than {_LONGEST_FILE >> 10} KiB, which no grid needs")
+        document = tomllib.loads(content.decode())
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from error
     except ValueError as error:  # not TOML, or not UTF-8
         raise ConfigError(f"{file}: not a TOML file: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"{file}: lists or tables too deep in one another") from None
     tables = document.pop("grid", [{}])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise ConfigError(f"{file}: grid: write [[grid]] tables")
@@ -175,5 +176,8 @@ def _read(file: Path) -> list[Values]:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # so deep, or a number so long, that Python will not
+        return "what is there"
     return text if len(text) <= 60 else text[:60] + "…"

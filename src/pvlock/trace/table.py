@@ -7,15 +7,17 @@ Bytes come from a file, which may hold anything: nothing is read that was not ch
 """
 
 import json
+import math
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pvlock.errors import TraceError
-from pvlock.trace.events import MOST_EVENTS, Events, Kind
+from pvlock.trace.events import MOST_EVENTS, Events, Kind, Setting
+from pvlock.trace.waits import MOST_VCPUS
 
 PART = 1 << 18
 """Events in a part."""
@@ -25,6 +27,11 @@ _LEVEL = 1
 _COLUMNS = (("time", "<i8"), ("vcpu", "<i4"), ("kind", "u1"), ("place", "<u4"), ("other", "<i4"))
 _WIDTH = 8 + 4 + 1 + 4 + 4 + 1
 _MOST_NAMES = 1 << 16
+_LONGEST_TEXT = 256
+_MOST_NS = (1 << 62) - 1
+"""Bounds times, the skew, and all VCPUs' time together: no sum of them overflows 64 bits."""
+_MOST_LOST = 1 << 100
+"""A guest that lies about its ring can lose 2 ** 64 events whenever somebody looks."""
 
 
 def head(events: Events) -> str:
@@ -40,7 +47,7 @@ def head(events: Events) -> str:
         "dropped": events.dropped,
         "rejected": events.rejected,
         "skew_ns": events.skew_ns,
-        "settings": events.settings,
+        "settings": {name: _written(value) for name, value in events.settings.items()},
     }
     return json.dumps(facts)
 
@@ -65,25 +72,28 @@ def table(head: str, parts: Sequence[bytes]) -> Events:
     """Return the table again. Raises TraceError for what is none."""
     try:
         facts = json.loads(head)
-        if facts["pvlock-trace"] != _FORMAT:
-            raise TraceError(f"a trace of format {facts['pvlock-trace']}, not {_FORMAT}")
-        count, vcpus = _integer(facts["events"]), _integer(facts["vcpus"])
+        if (form := _integer(facts["pvlock-trace"], 0)) != _FORMAT:
+            raise TraceError(f"a trace of format {form}, not {_FORMAT}")
         # The recorder stops at its limit once it has passed it: what it took last may be more.
-        if not 0 <= count <= 2 * MOST_EVENTS or len(parts) != -(-count // PART):
+        count = _integer(facts["events"], 0, 2 * MOST_EVENTS)
+        vcpus = _integer(facts["vcpus"], 1, MOST_VCPUS)
+        start = _integer(facts["start"], 0, _MOST_NS)
+        end = _integer(facts["end"], start, min(_MOST_NS, start + _MOST_NS // vcpus))
+        if len(parts) != -(-count // PART):
             raise ValueError
         columns = _columns(parts, count)
-        _check(columns, vcpus)
+        _check(columns, vcpus, start, end)
         names = dict(list(facts["names"].items())[:_MOST_NAMES])
         return Events(
             **columns,
             vcpus=vcpus,
-            pcpus=_integer(facts["pcpus"]),
-            start=_integer(facts["start"]),
-            end=_integer(facts["end"]),
-            names={int(lock, 16): _text(name) for lock, name in names.items()},
-            dropped=tuple(_integer(number) for number in facts["dropped"]),
-            rejected=tuple(_integer(number) for number in facts["rejected"]),
-            skew_ns=_integer(facts["skew_ns"]),
+            pcpus=_integer(facts["pcpus"], 1, MOST_VCPUS),
+            start=start,
+            end=end,
+            names={_integer(int(lock, 16), 0): _text(name) for lock, name in names.items()},
+            dropped=_counts(facts["dropped"], vcpus),
+            rejected=_counts(facts["rejected"], vcpus),
+            skew_ns=_integer(facts["skew_ns"], 0, _MOST_NS),
             settings={_text(name): _setting(value) for name, value in facts["settings"].items()},
         )
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError, zlib.error):
@@ -122,32 +132,51 @@ def _columns(parts: Sequence[bytes], count: int) -> dict[str, NDArray[Any]]:
     }
 
 
-def _check(columns: dict[str, NDArray[Any]], vcpus: int) -> None:
+def _check(columns: dict[str, NDArray[Any]], vcpus: int, start: int, end: int) -> None:
     """Raise ValueError for columns that no run could have left."""
     time, vcpu, kind, other = (columns[name] for name in ("time", "vcpu", "kind", "other"))
-    if not 1 <= vcpus <= 1 << 20:
-        raise ValueError
     if len(time) == 0:
         return
-    if int(time[0]) < 0 or bool((np.diff(time) < 0).any()) or not np.isin(kind, list(Kind)).all():
+    if int(time[0]) < start or int(time[-1]) > end or bool((time[1:] < time[:-1]).any()):
         raise ValueError
     if int(vcpu.min()) < 0 or int(max(vcpu.max(), other.max())) >= vcpus or int(other.min()) < -1:
         raise ValueError
+    if not np.isin(kind, list(Kind)).all():
+        raise ValueError
 
 
-def _integer(value: Any) -> int:
-    if type(value) is not int or not -(2**63) <= value < 2**65:
+def _integer(value: Any, low: int, high: int = 2**64 - 1) -> int:
+    if type(value) is not int or not low <= value <= high:
         raise ValueError
     return value
+
+
+def _counts(value: Any, vcpus: int) -> tuple[int, ...]:
+    """Return a number for each VCPU, or none at all."""
+    if type(value) is not list or len(value) not in (0, vcpus):
+        raise ValueError
+    return tuple(_integer(number, 0, _MOST_LOST) for number in value)
 
 
 def _text(value: Any) -> str:
-    if type(value) is not str or len(value) > 256 or not value.isprintable():
+    if type(value) is not str or len(value) > _LONGEST_TEXT or not value.isprintable():
         raise ValueError
     return value
 
 
-def _setting(value: Any) -> str | int | float | bool | None:
-    if value is not None and type(value) not in (str, int, float, bool):
+def _setting(value: Any) -> Setting:
+    if type(value) is str:
+        return _text(value)
+    if type(value) is int:
+        return _integer(value, -(2**63))
+    if value is not None and type(value) is not bool and not math.isfinite(value):
         raise ValueError
-    return value if type(value) is not str else _text(value)
+    return cast(Setting, value)
+
+
+def _written(value: Setting) -> Setting:
+    """Return a setting as it can be read again: the name of a guest's file may hold anything."""
+    if not isinstance(value, str):
+        return value
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in value)
+    return text[-_LONGEST_TEXT:]
