@@ -19,8 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asm import ROOT, assemble
-from pvlock import __version__
+from pvlock import Machine, __version__
 from pvlock.cli.run import Duration
+from pvlock.engines.emulator.engine import EmulatorEngine
 from pvlock.workload import image_of
 
 PVLOCK: Final = [sys.executable, "-m", "pvlock"]
@@ -364,6 +365,22 @@ def interrupt(process: subprocess.Popen[str]) -> Done:
     assert "Traceback" not in out + err
     assert not group_members(process.pid)
     return Done(process.returncode, out, err)
+
+
+def test_ctrl_c_before_a_worker_can_ignore_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes to all processes of the terminal, and what it means is the parent's decision."""
+    (tmp_path / "early.py").write_text(
+        "import os, signal\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "from pvlock.engines.emulator.worker import main\n"
+        "main()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(EmulatorEngine, "worker", "early")
+    Machine(1, engine="emulator").close()
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_ctrl_c_before_any_result(started: list[subprocess.Popen[str]], tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ class EmulatorEngine:
         self._last_words = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the worker lives
         ours, theirs = socket.socketpair()
         fds = [slot.fd for slot in (*slots, self._state) if slot.fd is not None]
+        # Ctrl-C is ours. The worker ignores it, but inherits our mask, which holds before that.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", self.worker, str(theirs.fileno())],
@@ -77,6 +79,7 @@ class EmulatorEngine:
                 f"cannot start the emulator's worker, {sys.executable}: {error.strerror}"
             ) from error
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             theirs.close()
         self._channel: Channel | None = Channel(ours)
         try:
