@@ -23,6 +23,8 @@
 #include <unicorn/unicorn.h>
 
 #define EXPORT __attribute__((visibility("default")))
+/* What on_block() seldom calls: inlined, each block would save registers for it. */
+#define SELDOM __attribute__((noinline))
 
 /* Keep in step with vcpu.py: `class Exit` and `class VcpuState`. */
 enum exit_reason {
@@ -39,11 +41,13 @@ enum exit_reason {
 	EXIT_LOST,	  /* the guest's own vector faults: no guest could handle that */
 	EXIT_ENGINE,	  /* Unicorn gave up: `error` */
 	EXIT_SLICE,	  /* the CPU's deadline */
+	EXIT_ILLEGAL,	  /* an illegal exception return; never leaves step() */
 };
 
 enum { TIMER_VIRTUAL, TIMER_PHYSICAL, TIMERS };
 enum { LINE_IRQ = 1, LINE_FIQ = 2 };
 enum { FLUSH_TLB = 1, FLUSH_CODE = 2 };
+enum { ENDS_IN_WFE = 1, ENDS_IN_ERET = 2 };
 
 struct timer {
 	uint64_t ctl, cval;
@@ -52,7 +56,7 @@ struct timer {
 struct seen {
 	uint64_t pc;
 	uint32_t size;
-	uint32_t ends_in_wfe;
+	uint32_t ends_in;
 };
 
 #define SEEN 1024
@@ -72,11 +76,13 @@ struct vcpu {
 	uint32_t sysreg, is_write;
 	uint64_t value;		/* written; for a read, `rt` names the register that wants it */
 	uint32_t rt;
+	uint32_t big_endian;	/* the access that aborted */
 	/* input */
 	uint32_t line, flush;
 	struct timer timer[TIMERS];
 	/* private */
-	uint32_t wfe;
+	uint32_t ended_in;	/* the block before */
+	uint32_t el0;		/* was there once: from then on hooks look where they are */
 	uint64_t stop, block, sysreg_pc;
 	struct seen seen[SEEN];
 };
@@ -113,10 +119,11 @@ enum sysreg {
 	ESR_EL1 = KEY(3, 0, 5, 2, 0),
 	FAR_EL1 = KEY(3, 0, 6, 0, 0),
 	VBAR_EL1 = KEY(3, 0, 12, 0, 0),
+	ISR_EL1 = KEY(3, 0, 12, 1, 0),
 	CONTEXTIDR_EL1 = KEY(3, 0, 13, 0, 1),
+	CNTKCTL_EL1 = KEY(3, 0, 14, 1, 0),
 	RNDR = KEY(3, 3, 2, 4, 0),
 	RNDRRS = KEY(3, 3, 2, 4, 1),
-	PMCCNTR_EL0 = KEY(3, 3, 9, 13, 0),
 	CNTFRQ_EL0 = KEY(3, 3, 14, 0, 0),
 	CNTPCT_EL0 = KEY(3, 3, 14, 0, 1),
 	CNTVCT_EL0 = KEY(3, 3, 14, 0, 2),
@@ -131,22 +138,36 @@ enum sysreg {
 
 #define WFE_INSN 0xd503205fu
 #define SEVL_INSN 0xd50320bfu
+#define IS_ERET(insn) ((insn) >> 12 == 0xd69f0u)	/* ERET, ERETAA, ERETAB */
+/* Load or store of one general-purpose register, pre- or post-indexed. */
+#define WRITES_BACK(insn) (((insn) & 0x3f200400u) == 0x38000400u)
 #define COUNTER_HZ 1000000000u
 
 #define PSTATE_EL1H 0x5u
 #define PSTATE_EL 0xcu
+#define PSTATE_MODE 0x1fu
+#define MODE_USER 0x10u		/* of AArch32, as is the next */
+#define MODE_SYSTEM 0x1fu
 #define PSTATE_SP 0x1u
 #define PSTATE_F (1u << 6)
 #define PSTATE_I (1u << 7)
 #define PSTATE_DAIF (0xfu << 6)
+#define PSTATE_IL (1u << 20)
 #define PSTATE_PAN (1u << 22)
 #define PSTATE_NZCV (0xfu << 28)
 #define SCTLR_SPAN (1u << 23)
+#define SCTLR_E0E (1u << 24)
+#define SCTLR_EE (1u << 25)
+#define CNTKCTL_EL0PCTEN (1u << 0)
+#define CNTKCTL_EL0VCTEN (1u << 1)
+#define CNTKCTL_EL0VTEN (1u << 8)
+#define CNTKCTL_EL0PTEN (1u << 9)
 
 enum vector { VECTOR_SYNC = 0x000, VECTOR_IRQ = 0x080, VECTOR_FIQ = 0x100 };
 
 #define EC(esr) ((esr) >> 26)
 #define EC_WFX 0x01
+#define EC_ILLEGAL 0x0eu
 #define EC_HVC64 0x16
 #define EC_SMC64 0x17
 #define EC_IABT_LOW 0x20
@@ -155,6 +176,7 @@ enum vector { VECTOR_SYNC = 0x000, VECTOR_IRQ = 0x080, VECTOR_FIQ = 0x100 };
 #define EC_DABT_LOW 0x24
 #define EC_DABT_CUR 0x25
 #define ESR_IL (1u << 25)
+#define ESR_ISV (1u << 24)
 #define FSC_EXTERNAL 0x10
 
 /* What Unicorn's CPU keeps of the exception it raised. */
@@ -192,11 +214,18 @@ static uint64_t get_sysreg(struct vcpu *v, uint32_t key)
 	return r.val;
 }
 
-/* Unlike a write of PSTATE, this makes Unicorn notice a new exception level: see enter(). */
+/*
+ * Unlike a write of PSTATE, this makes Unicorn notice a new exception level: see enter().
+ *
+ * Unicorn's CPU would return to AArch32 at EL0, which ours does not have. To each other mode of
+ * AArch32 a return is illegal for both, so SPSR_EL1 gets one of them instead.
+ */
 static void set_sysreg(struct vcpu *v, uint32_t key, uint64_t value)
 {
 	uc_arm64_cp_reg r = named(key);
 
+	if (key == SPSR_EL1 && (value & PSTATE_MODE) == MODE_USER)
+		value |= MODE_SYSTEM;
 	r.val = value;
 	uc_reg_write(v->uc, UC_ARM64_REG_CP_REG, &r);
 }
@@ -288,18 +317,48 @@ static void take_interrupt(struct vcpu *v)
 
 /* ---- hooks: called by Unicorn while the VCPU runs ---- */
 
-static void look_at(struct vcpu *v, struct seen *s, uint64_t pc, uint32_t size)
+static SELDOM void look_at(struct vcpu *v, struct seen *s, uint64_t pc, uint32_t size)
 {
 	uint32_t code[16] = { 0 }, n = size / 4 < 16 ? size / 4 : 16;
 
-	/* A WFE always ends its block; after SEVL it does not wait. */
+	/* A WFE and an ERET always end their block. */
 	uc_vmem_read(v->uc, pc + size - 4 * n, UC_PROT_EXEC, code, 4 * n);
 	s->pc = pc;
 	s->size = size;
-	s->ends_in_wfe = n && code[n - 1] == WFE_INSN;
-	while (n--)
-		if (code[n] == SEVL_INSN)
-			s->ends_in_wfe = 0;
+	s->ends_in = 0;
+	if (n && IS_ERET(code[n - 1]))
+		s->ends_in = ENDS_IN_ERET;
+	if (n && code[n - 1] == WFE_INSN)
+		s->ends_in = ENDS_IN_WFE;
+	while (s->ends_in == ENDS_IN_WFE && n--)
+		if (code[n] == SEVL_INSN) /* after it, WFE does not wait */
+			s->ends_in = 0;
+}
+
+/* Whether the WFE or ERET at the end of the block before traps. */
+static SELDOM bool traps(struct vcpu *v)
+{
+	uint32_t ended_in = v->ended_in;
+
+	v->ended_in = 0;
+	if (ended_in == ENDS_IN_ERET) {
+		uint32_t pstate = get(v, UC_ARM64_REG_PSTATE);
+
+		if (!(pstate & PSTATE_EL))
+			v->el0 = 1;
+		if (!(pstate & PSTATE_IL)) /* Unicorn's CPU sets it, and goes on */
+			return false;
+		leave(v, EXIT_ILLEGAL);
+		return true;
+	}
+	if (!v->vm->trap_wfe)
+		return false;
+	if (v->vm->can_yield) {
+		leave(v, EXIT_WFE);
+		return true;
+	}
+	v->time += v->vm->exit_ns; /* it traps all the same, for nothing */
+	return false;
 }
 
 static void on_block(uc_engine *uc, uint64_t pc, uint32_t size, struct vcpu *v)
@@ -315,22 +374,15 @@ static void on_block(uc_engine *uc, uint64_t pc, uint32_t size, struct vcpu *v)
 		uc_emu_stop(uc);
 		return;
 	}
-	if (v->wfe) {
-		v->wfe = 0;
-		if (v->vm->trap_wfe && v->vm->can_yield) {
-			leave(v, EXIT_WFE);
-			return;
-		}
-		if (v->vm->trap_wfe) /* it traps all the same, for nothing */
-			v->time += v->vm->exit_ns;
-	}
+	if (v->ended_in && traps(v))
+		return;
 	if (v->time >= v->stop || pc & 3 || (v->line && interrupt_due(v))) {
 		leave(v, EXIT_EDGE);
 		return;
 	}
 	if (s->pc != pc || s->size != size)
 		look_at(v, s, pc, size);
-	v->wfe = s->ends_in_wfe;
+	v->ended_in = s->ends_in;
 	v->block = size >= 4 ? size / 4 : 1;
 }
 
@@ -346,6 +398,18 @@ static void settle(struct vcpu *v, uint64_t pc)
 	v->pc = pc;
 }
 
+/* What the syndrome of a data abort does not tell, or should not. */
+static void look_at_access(struct vcpu *v, uint64_t pc)
+{
+	bool el0 = !(get(v, UC_ARM64_REG_PSTATE) & PSTATE_EL);
+	uint32_t insn = 0;
+
+	v->big_endian = !!(get_sysreg(v, SCTLR_EL1) & (el0 ? SCTLR_E0E : SCTLR_EE));
+	uc_vmem_read(v->uc, pc, UC_PROT_EXEC, &insn, sizeof(insn));
+	if (WRITES_BACK(insn)) /* Unicorn's CPU describes these too; the architecture does not */
+		v->esr &= ~ESR_ISV;
+}
+
 static void on_exception(uc_engine *uc, uint32_t number, struct vcpu *v)
 {
 	struct syndrome syn;
@@ -354,7 +418,7 @@ static void on_exception(uc_engine *uc, uint32_t number, struct vcpu *v)
 
 	(void)number;
 	settle(v, pc);
-	v->wfe = 0;
+	v->ended_in = 0;
 	uc_context_save(uc, v->context);
 	memcpy(&syn, (char *)v->context + v->vm->exception_offset, sizeof(syn));
 	ec = EC(syn.esr);
@@ -374,6 +438,8 @@ static void on_exception(uc_engine *uc, uint32_t number, struct vcpu *v)
 		case EC_IABT_LOW:
 		case EC_DABT_LOW:
 			v->ipa = get_sysreg(v, HPFAR_EL2) >> 4 << 12 | (syn.far & 0xfff);
+			if (ec == EC_DABT_LOW)
+				look_at_access(v, pc);
 			leave(v, ec == EC_IABT_LOW ? EXIT_FETCH_ABORT : EXIT_DATA_ABORT);
 			return;
 		default: /* nothing else is routed to EL2: for the guest it does not exist */
@@ -408,19 +474,61 @@ static void forget(struct vcpu *v)
 	memset(v->seen, 0, sizeof(v->seen));
 }
 
+/*
+ * Of what the hooks answer, EL0 may access counters and timers, if EL1 lets it. Where this says no,
+ * Unicorn's CPU raises the exception.
+ */
+static bool denied(struct vcpu *v, uint32_t key)
+{
+	uint32_t enable;
+
+	if (get(v, UC_ARM64_REG_PSTATE) & PSTATE_EL)
+		return false;
+	switch (key) {
+	case CNTFRQ_EL0:
+		enable = CNTKCTL_EL0PCTEN | CNTKCTL_EL0VCTEN;
+		break;
+	case CNTPCT_EL0:
+		enable = CNTKCTL_EL0PCTEN;
+		break;
+	case CNTVCT_EL0:
+		enable = CNTKCTL_EL0VCTEN;
+		break;
+	case CNTP_TVAL_EL0:
+	case CNTP_CTL_EL0:
+	case CNTP_CVAL_EL0:
+		enable = CNTKCTL_EL0PTEN;
+		break;
+	case CNTV_TVAL_EL0:
+	case CNTV_CTL_EL0:
+	case CNTV_CVAL_EL0:
+		enable = CNTKCTL_EL0VTEN;
+		break;
+	case RNDR:		/* Unicorn's CPU would ask the host for a random number */
+	case RNDRRS:
+		return false;
+	default:
+		return true;
+	}
+	return !(get_sysreg(v, CNTKCTL_EL1) & enable);
+}
+
 static uint32_t on_mrs(uc_engine *uc, int rt, const uc_arm64_cp_reg *r, struct vcpu *v)
 {
 	uint32_t key = KEY(r->op0, r->op1, r->crn, r->crm, r->op2);
 	struct timer *timer = v->timer;
 	uint64_t value;
 
+	if (v->el0 && denied(v, key)) {
+		v->sysreg = 0;
+		return 0;
+	}
 	switch (key) {
 	case CNTVCT_EL0:
 	case CNTPCT_EL0:
-	case PMCCNTR_EL0:	/* host time, were it Unicorn's */
 		value = v->time;
 		break;
-	case RNDR:		/* ID_AA64ISAR0_EL1 does not offer them */
+	case RNDR:		/* should be undefined, which a hook cannot bring about */
 	case RNDRRS:
 		value = v->time * 0x9e3779b97f4a7c15u;
 		break;
@@ -445,8 +553,11 @@ static uint32_t on_mrs(uc_engine *uc, int rt, const uc_arm64_cp_reg *r, struct v
 	case MPIDR_EL1:
 		value = v->mpidr;
 		break;
-	case ID_AA64PFR0_EL1:	/* no EL3, EL2, SVE or MPAM; a GICv3 CPU interface */
-		value = (get_sysreg(v, key) & 0xf00000ffu) | 0x01110000u;
+	case ISR_EL1:
+		value = (v->line & LINE_IRQ ? PSTATE_I : 0) | (v->line & LINE_FIQ ? PSTATE_F : 0);
+		break;
+	case ID_AA64PFR0_EL1:	/* no EL3, EL2, AArch32, SVE or MPAM; a GICv3 CPU interface */
+		value = (get_sysreg(v, key) & 0xf0000000u) | 0x01110011u;
 		break;
 	case ID_AA64DFR0_EL1:	/* no PMU */
 		value = get_sysreg(v, key) & ~0xf00u;
@@ -474,6 +585,10 @@ static uint32_t on_msr(uc_engine *uc, int rt, const uc_arm64_cp_reg *r, struct v
 	struct timer *timer = v->timer;
 
 	(void)uc;
+	if (v->el0 && denied(v, key)) {
+		v->sysreg = 0;
+		return 0;
+	}
 	switch (key) {
 	case CNTP_TVAL_EL0:
 		timer++;	/* fall through */
@@ -490,6 +605,9 @@ static uint32_t on_msr(uc_engine *uc, int rt, const uc_arm64_cp_reg *r, struct v
 	case CNTV_CVAL_EL0:
 		timer->cval = r->val;
 		break;
+	case SPSR_EL1:
+		set_sysreg(v, key, r->val);
+		return 1;
 	default:
 		/* Other code may be at the addresses that were looked at. */
 		if ((r->op1 == 0 && (r->crn == 1 || r->crn == 2)) || key == CONTEXTIDR_EL1)
@@ -566,6 +684,10 @@ static bool step(struct vcpu *v, uint64_t stop)
 		v->pc = pc;
 		v->error = uc_emu_start(v->uc, pc, 0, 0, 0);
 		settle(v, get(v, UC_ARM64_REG_PC));
+		if (v->exit == EXIT_ILLEGAL) {
+			v->exit = EXIT_EDGE;
+			enter_sync(v, EC_ILLEGAL << 26 | ESR_IL, 0, false, v->pc);
+		}
 		if (v->exit == EXIT_NONE)
 			v->exit = EXIT_ENGINE;
 		if (v->exit != EXIT_EDGE)

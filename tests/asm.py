@@ -17,7 +17,7 @@ ENTRY: Final = 0x4020_0000
 """Where every guest of these tests begins: guest.ld puts it there."""
 
 _CACHE = ROOT / ".pytest_cache" / "pvlock-asm"
-# `set` gives a register a number, `off` ends the machine.
+# `set` gives a register a number, `off` ends the machine, `to_el0` goes on at EL0; X1 is lost.
 _PROLOGUE = """\
 .arch armv8.5-a
 .macro set reg, value
@@ -31,6 +31,13 @@ _PROLOGUE = """\
 	hvc #0
 	b .
 .endm
+.macro to_el0
+	adr x1, 99f
+	msr elr_el1, x1
+	msr spsr_el1, xzr
+	eret
+99:
+.endm
 .section .text.start, "ax"
 .global _start
 _start:
@@ -40,8 +47,8 @@ _start:
 def assemble(text: str) -> bytes:
     """Return an AArch64 ELF file of `text`, which begins at `_start` (ENTRY) in AArch64 assembly.
 
-    `set REGISTER, NUMBER` and `off` (PSCI SYSTEM_OFF) are macros. Kept under .pytest_cache, by
-    content, so assembled once.
+    `set REGISTER, NUMBER`, `off` (PSCI SYSTEM_OFF) and `to_el0` are macros. Kept under
+    .pytest_cache, by content, so assembled once.
     """
     source = _PROLOGUE + text + "\n"
     linker = (ROOT / "guest" / "guest.ld").read_bytes()

@@ -317,18 +317,222 @@ def test_a_misaligned_pc_without_a_vector_is_a_guest_fault() -> None:
 
 
 def test_svc_from_el0_reaches_the_guests_vector() -> None:
-    guest = SETUP + "adr x1, user\nmsr elr_el1, x1\nmsr spsr_el1, xzr\neret\nuser: svc #0x123\n"
-    end = run(assemble(guest + TELLING_VECTOR), registers=("esr_el1",))
+    guest = SETUP + "to_el0\nsvc #0x123\n" + TELLING_VECTOR
+    end = run(assemble(guest), registers=("esr_el1",))
     assert (end.event, end.console) == (SystemEvent.OFF, "v")
     assert end.registers["esr_el1"] == 0x15 << 26 | 1 << 25 | 0x123
 
 
 @pytest.mark.parametrize("instruction", ["hvc #0", "smc #0", "msr vbar_el1, x0", "tlbi vmalle1"])
 def test_el0_cannot_do_what_el1_may(instruction: str) -> None:
-    user = f"adr x1, user\nmsr elr_el1, x1\nmsr spsr_el1, xzr\neret\nuser: {instruction}\nb .\n"
-    end = run(assemble(SETUP + user + TELLING_VECTOR), registers=("esr_el1",))
+    guest = SETUP + f"to_el0\n{instruction}\nb .\n" + TELLING_VECTOR
+    end = run(assemble(guest), registers=("esr_el1",))
     assert (end.event, end.console) == (SystemEvent.OFF, "v")
     assert end.registers["esr_el1"] >> 26 in (0, 0x18)  # unknown, or a trapped system instruction
+
+
+UNDEFINED: Final = 1 << 25
+"""ESR_EL1 after an Undefined Instruction: "unknown reason", and IL."""
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        *("mpidr_el1", "id_aa64pfr0_el1", "id_aa64dfr0_el1", "id_aa64isar0_el1"),
+        *("id_aa64mmfr0_el1", "isr_el1", "s3_0_c4_c6_0", "s3_0_c12_c12_0", "vbar_el1"),
+    ],
+)
+def test_registers_of_el1_are_undefined_at_el0(register: str) -> None:
+    """Those that pvlock answers, of the GIC too, and one that Unicorn does."""
+    guest = SETUP + f"mov x3, #7\nto_el0\nmrs x3, {register}\nb .\n" + TELLING_VECTOR
+    end = run(assemble(guest), registers=("esr_el1", "spsr_el1", "x3"))
+    assert (end.event, end.console) == (SystemEvent.OFF, "v")
+    assert end.registers == {"esr_el1": UNDEFINED, "spsr_el1": 0, "x3": 7}
+
+
+PCTEN, VCTEN, VTEN, PTEN = 1 << 0, 1 << 1, 1 << 8, 1 << 9
+# CRm, op2, and what of CNTKCTL_EL1 lets EL0 in: one bit is enough.
+COUNTERS = {
+    "cntfrq_el0": (0, 0, (PCTEN, VCTEN)),
+    "cntpct_el0": (0, 1, (PCTEN,)),
+    "cntvct_el0": (0, 2, (VCTEN,)),
+    "cntp_tval_el0": (2, 0, (PTEN,)),
+    "cntp_ctl_el0": (2, 1, (PTEN,)),
+    "cntp_cval_el0": (2, 2, (PTEN,)),
+    "cntv_tval_el0": (3, 0, (VTEN,)),
+    "cntv_ctl_el0": (3, 1, (VTEN,)),
+    "cntv_cval_el0": (3, 2, (VTEN,)),
+}
+COUNTER_ACCESSES = [(name, True) for name in COUNTERS] + [
+    (name, False) for name, (crm, *_) in COUNTERS.items() if crm
+]
+
+
+@pytest.mark.parametrize(("register", "is_read"), COUNTER_ACCESSES)
+def test_el0_has_the_counters_and_timers_that_el1_gives_it(register: str, is_read: bool) -> None:
+    crm, op2, enables = COUNTERS[register]
+    access = f"mrs x3, {register}" if is_read else f"msr {register}, x3"
+
+    def user(cntkctl: int) -> End:
+        guest = SETUP + f"""
+	mov x3, #{cntkctl}
+	msr cntkctl_el1, x3
+	set x3, 0x700000007
+	to_el0
+	{access}
+	svc #0
+""" + TELLING_VECTOR  # fmt: skip
+        return run(assemble(guest), registers=("esr_el1", "x3"))
+
+    trapped = 0x18 << 26 | 1 << 25 | 3 << 20 | op2 << 17 | 3 << 14 | 14 << 10 | 3 << 5 | crm << 1
+    for denying in (0, (PCTEN | VCTEN | VTEN | PTEN) & ~sum(enables)):
+        end = user(denying)
+        assert end.registers == {"esr_el1": trapped | is_read, "x3": 0x7_0000_0007}
+        assert end.usage is not None
+        assert "timer" not in end.usage.exits
+    for enable in enables:
+        end = user(enable)
+        assert end.registers["esr_el1"] == 0x15 << 26 | 1 << 25  # the SVC
+        assert (end.registers["x3"] != 0x7_0000_0007) == is_read
+        assert end.usage is not None
+        assert end.usage.exits.get("timer", 0) == (not is_read)
+
+
+@pytest.mark.parametrize("go_on", ["", "to_el0"], ids=["el1", "el0"])
+@pytest.mark.parametrize(
+    "access",
+    [
+        *("mrs x3, pmccntr_el0", "mrs x3, pmcr_el0", "mrs x3, pmevcntr0_el0"),
+        *("mrs x3, pmxevcntr_el0", "mrs x3, pmceid0_el0", "mrs x3, pmuserenr_el0"),
+        *("msr pmcr_el0, x3", "msr pmcntenset_el0, x3", "msr pmccntr_el0, x3"),
+    ],
+)
+def test_there_is_no_performance_monitor(access: str, go_on: str) -> None:
+    """ID_AA64DFR0_EL1 has none; Unicorn's would count the host's time."""
+    guest = SETUP + f"mov x3, #7\n{go_on}\n{access}\nb .\n" + TELLING_VECTOR
+    end = run(assemble(guest), registers=("esr_el1", "x3"))
+    assert (end.event, end.console) == (SystemEvent.OFF, "v")
+    assert end.registers == {"esr_el1": UNDEFINED, "x3": 7}
+
+
+@pytest.mark.parametrize("go_on", ["", "to_el0"], ids=["el1", "el0"])
+@pytest.mark.parametrize("register", ["s3_3_c2_c4_0", "s3_3_c2_c4_1"], ids=["rndr", "rndrrs"])
+def test_random_numbers_are_not_the_hosts(register: str, go_on: str) -> None:
+    guest = SETUP + f"{go_on}\nmrs x3, {register}\nsvc #0\n" + TELLING_VECTOR
+    first, second = (run(assemble(guest), registers=("x3",)) for _ in range(2))
+    assert (first.event, first.console) == (SystemEvent.OFF, "v")
+    assert first.registers == second.registers
+
+
+# ---- exception returns ----
+
+ILLEGAL_STATE: Final = 0x0E << 26 | 1 << 25
+PSTATE_IL: Final = 1 << 20
+
+
+def return_with(spsr: int, eret: str = "eret", target: str = "mov x3, #1\nsvc #0") -> bytes:
+    """Assemble a guest that returns to `target`, from where EL0 may read the counters."""
+    return assemble(SETUP + f"""
+	mov x3, #3
+	msr cntkctl_el1, x3
+	mov x3, #0
+	adr x1, target
+	msr elr_el1, x1
+	set x1, {spsr:#x}
+	msr spsr_el1, x1
+	{eret}
+	.balign 16
+target:
+	{target}
+	.balign 16
+""" + TELLING_VECTOR)  # fmt: skip
+
+
+@pytest.mark.parametrize("eret", ["eret", "eretaa", "eretab"])
+@pytest.mark.parametrize(
+    ("spsr", "saved"),
+    [
+        (0x8, 0x5),  # to EL2, which is not the guest's
+        (0x9, 0x5),
+        (0xD, 0x5),
+        (0x1, 0x5),  # EL0 has no SP_ELx
+        (0x2, 0x5),
+        (0x3C6, 0x3C5),
+        (0x13, 0x5),  # to AArch32 at EL1
+        (0x5, None),
+        (0x4, None),
+        (0x0, None),
+        (PSTATE_IL | 0x5, 0x5),  # legal, into the illegal state
+        (PSTATE_IL | 0x0, 0x0),
+    ],
+)
+def test_an_illegal_exception_return_reaches_the_guests_vector(
+    spsr: int, saved: int | None, eret: str
+) -> None:
+    end = run(return_with(spsr, eret), registers=("esr_el1", "spsr_el1", "x3"))
+    assert (end.event, end.console) == (SystemEvent.OFF, "v")
+    if saved is None:
+        assert end.registers == {"esr_el1": 0x15 << 26 | 1 << 25, "spsr_el1": spsr, "x3": 1}
+    else:
+        expected = {"esr_el1": ILLEGAL_STATE, "spsr_el1": PSTATE_IL | saved, "x3": 0}
+        assert end.registers == expected
+
+
+# MOV R4, #0x42000000; MRRC CNTVCT into R2 and R3; STR both; branch to self. And in Thumb.
+A32 = ".word 0xe3a04442, 0xec532f1e, 0xe5842000, 0xe5843004, 0xeafffffe"
+T32 = ".hword 0xf04f, 0x4484, 0xec53, 0x2f1e, 0x6022, 0x6063, 0xe7fe"
+
+
+@pytest.mark.parametrize(("spsr", "code"), [(0x10, A32), (0x1D0, A32), (0x30, T32)])
+def test_nothing_runs_in_aarch32(spsr: int, code: str) -> None:
+    """The host's time, which MRRC would read, cannot make two runs differ."""
+    stored = bytearray()
+
+    def look(machine: Machine) -> None:
+        stored.extend(machine.memory.read(0x4200_0000, 8, "test"))
+
+    guest = return_with(spsr, target=code)
+    ends = [run(guest, registers=("esr_el1", "spsr_el1", "x3"), finish=look) for _ in range(3)]
+    assert ends[0] == ends[1] == ends[2]
+    assert (ends[0].event, ends[0].console) == (SystemEvent.OFF, "v")
+    saved = PSTATE_IL | 0x5 | spsr & 0x3C0
+    assert ends[0].registers == {"esr_el1": ILLEGAL_STATE, "spsr_el1": saved, "x3": 0}
+    assert not any(stored)
+
+
+def test_nothing_runs_in_aarch32_when_the_host_says_so() -> None:
+    guest = SETUP + "adr x1, 1f\nmsr elr_el1, x1\neret\n.balign 16\n1: " + A32 + TELLING_VECTOR
+
+    def prepare(machine: Machine) -> None:
+        machine.vcpus[0].set("spsr_el1", 0x10)
+
+    end = run(assemble(guest), prepare=prepare, registers=("esr_el1",))
+    assert (end.event, end.console) == (SystemEvent.OFF, "v")
+    assert end.registers["esr_el1"] == ILLEGAL_STATE
+
+
+def test_a_guest_that_repairs_the_illegal_state_goes_on() -> None:
+    guest = SETUP + """
+	mov x3, #0
+	adr x1, 1f
+	msr elr_el1, x1
+	mov x1, #8
+	msr spsr_el1, x1
+	eret
+1:	off
+	.balign 2048
+vectors:
+	.rept 16
+	.balign 128
+	add x3, x3, #1
+	mrs x4, spsr_el1
+	bic x4, x4, #1 << 20
+	msr spsr_el1, x4
+	eret
+	.endr
+"""  # fmt: skip
+    end = run(assemble(guest), registers=("x3",))
+    assert (end.event, end.registers) == (SystemEvent.OFF, {"x3": 1})
 
 
 def test_a_branch_to_itself_runs_until_the_limit() -> None:
@@ -396,7 +600,7 @@ def test_a_vector_that_is_nowhere_is_a_fault(vbar: int) -> None:
 
 
 def test_el0_that_faults_into_a_vector_that_returns_runs_until_the_limit() -> None:
-    guest = SETUP + "adr x1, user\nmsr elr_el1, x1\nmsr spsr_el1, xzr\neret\nuser: udf #0"
+    guest = SETUP + "to_el0\nudf #0"
     vector = "\n.balign 2048\nvectors:\n.rept 16\n.balign 128\neret\n.endr"
     assert run(assemble(guest + vector)).event is None
 

@@ -104,12 +104,16 @@ class Exits:
         size, rt = 1 << (esr >> 22 & 3), esr >> 16 & 31
         if esr & _WNR:
             value = vcpu.x(rt) & (1 << 8 * size) - 1
+            if vcpu.state.big_endian:
+                value = _reversed(value, size)
             if not self._device_write(vcpu.index, ipa, size, value):
                 return False
         else:
             loaded = self._device_read(vcpu.index, ipa, size)
             if loaded is None:
                 return False
+            if vcpu.state.big_endian:
+                loaded = _reversed(loaded, size)
             vcpu.set_x(rt, _extended(loaded, size, bool(esr >> 21 & 1), bool(esr >> 15 & 1)))
         vcpu.skip()
         return True
@@ -141,9 +145,7 @@ class Exits:
         state = vcpu.state
         n = state.sysreg
         key = (n >> 14, n >> 11 & 7, n >> 7 & 15, n >> 3 & 15, n & 7)
-        if not vcpu.get("pstate") & 0xC:
-            self._undefined(vcpu)
-        elif state.is_write:
+        if state.is_write:
             if self._vm.gic.sysreg_write(vcpu.index, key, state.value):
                 vcpu.skip()
             else:
@@ -195,6 +197,11 @@ _ANSWERS: dict[Exit, Callable[[Exits, int, EmulatedVcpu], int]] = {
     Exit.LOST: Exits._lost,
     Exit.ENGINE: Exits._engine,
 }
+
+
+def _reversed(value: int, size: int) -> int:
+    """Swap what a register holds for what a big-endian access of `size` bytes has on the bus."""
+    return int.from_bytes((value & (1 << 8 * size) - 1).to_bytes(size, "little"), "big")
 
 
 def _extended(value: int, size: int, signed: bool, to_64: bool) -> int:

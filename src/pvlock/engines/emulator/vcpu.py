@@ -27,6 +27,7 @@ class Exit(enum.IntEnum):
     LOST = 10
     ENGINE = 11
     SLICE = 12
+    ILLEGAL = 13
 
 
 class Timer(c.Structure):
@@ -36,7 +37,7 @@ class Timer(c.Structure):
 
 
 class _Seen(c.Structure):
-    _fields_ = (("pc", c.c_uint64), ("size", c.c_uint32), ("ends_in_wfe", c.c_uint32))
+    _fields_ = (("pc", c.c_uint64), ("size", c.c_uint32), ("ends_in", c.c_uint32))
 
 
 class VcpuState(c.Structure):
@@ -60,10 +61,12 @@ class VcpuState(c.Structure):
         ("is_write", c.c_uint32),
         ("value", c.c_uint64),
         ("rt", c.c_uint32),
+        ("big_endian", c.c_uint32),
         ("line", c.c_uint32),
         ("flush", c.c_uint32),
         ("timer", Timer * 2),
-        ("wfe", c.c_uint32),
+        ("ended_in", c.c_uint32),
+        ("el0", c.c_uint32),
         ("stop", c.c_uint64),
         ("block", c.c_uint64),
         ("sysreg_pc", c.c_uint64),
@@ -102,14 +105,18 @@ REGISTERS = {
     "pstate": lib.REG_PSTATE,
 }
 
-_HCR_EL2, _VTTBR_EL2, _VTCR_EL2, _SCR_EL3 = (
+_PMUSERENR_EL0, _HCR_EL2, _MDCR_EL2, _VTTBR_EL2, _VTCR_EL2, _SCR_EL3 = (
+    key(3, 3, 9, 14, 0),
     key(3, 4, 1, 1, 0),
+    key(3, 4, 1, 1, 1),
     key(3, 4, 2, 1, 0),
     key(3, 4, 2, 1, 2),
     key(3, 6, 1, 1, 0),
 )
 _SCR = 1 << 10 | 1 << 8 | 1  # RW, HCE, NS; RES1 below
 _HCR = 1 << 31 | 1 << 19 | 1 << 13 | 1  # RW: EL1 is AArch64, TSC, TWI, VM
+# There is no PMU: EL2 traps what would be its registers, from EL0 too if EL1 does not first.
+_MDCR, _PMUSERENR = 1 << 6, 1  # TPM; EN
 _FLUSH_ALL = 3
 
 Mapping = tuple[int, int, int]
@@ -143,6 +150,8 @@ class EmulatedVcpu:
             lib.check(error, f"map memory at {ipa:#x}")
         for register, value in (
             (_SCR_EL3, _SCR | 0x30),
+            (_MDCR_EL2, _MDCR),
+            (_PMUSERENR_EL0, _PMUSERENR),
             (_VTCR_EL2, VTCR_EL2),
             (_VTTBR_EL2, tables),
             (_HCR_EL2, _HCR),
@@ -180,6 +189,7 @@ class EmulatedVcpu:
             return
         self._write(_named(name), value)
         if name == "pstate":
+            self.state.el0 = 1
             self._native.vcpu_set_sysreg(self._pointer, _HCR_EL2, _HCR)
 
     def x(self, number: int) -> int:
