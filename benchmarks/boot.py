@@ -97,7 +97,7 @@ def boot(command: list[str], is_first: Callable[[bytes], bool]) -> Boot:
 
 def after_own_line(text: bytes) -> bool:
     """pvlock says first which engine it takes."""
-    return bool(text.partition(b"\n")[2])
+    return bool(text.partition(b"pvlock ")[2].partition(b"\n")[2])
 
 
 def in_lab(arguments: argparse.Namespace) -> None:

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The flattened device tree that tells a guest its machine (SPECIFICATION.md, section 8)."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import fdt
 
 from pvlock import abi
 from pvlock.errors import ConfigError
 from pvlock.memory_map import GICR_STRIDE
+
+with warnings.catch_warnings():
+    # From Python 3.12 on its escape sequences are warned of where it is compiled first.
+    warnings.simplefilter("ignore", SyntaxWarning)
+    import fdt
 
 UART_SPI = 1
 
