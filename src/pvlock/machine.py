@@ -35,6 +35,7 @@ from pvlock.errors import (
     PvlockError,
     StateError,
 )
+from pvlock.extras import load_extra
 from pvlock.hypercall import Hypercalls
 from pvlock.memory import GuestMemory, MemorySlot, anonymous_slot
 from pvlock.pl011 import Console
@@ -46,7 +47,8 @@ if TYPE_CHECKING:
 
 _DTB_ROOM = 2 << 20
 _MAX_BOOTARGS = 4096
-_LONGEST_RUN_NS = 1 << 60
+LONGEST_RUN_NS = 1 << 60
+"""The most that run() takes."""
 _TRACE_STEP_NS = 250_000
 """How often the rings are emptied: a VCPU that records an event every 30 ns fills its own."""
 _LATE_NS = 1_000_000_000
@@ -139,7 +141,7 @@ class Machine:
         _check("vcpus", vcpus, 1, memory_map.MAX_VCPUS)
         _check("pcpus", pcpus, 1, memory_map.MAX_VCPUS)
         _check("ram_size", ram_size, 2 * _DTB_ROOM, memory_map.RAM_LIMIT)
-        _check("slice_ns", slice_ns, 1_000, _LONGEST_RUN_NS)
+        _check("slice_ns", slice_ns, 1_000, LONGEST_RUN_NS)
         _check("quantum_ns", quantum_ns, 10, 1_000_000)
         _check("exit_ns", exit_ns, 100, 1_000_000)
         _check("switch_ns", switch_ns, 0, 1_000_000)
@@ -237,7 +239,7 @@ class Machine:
         `until_ns` is guest time since the machine was created, so calls with growing times go on.
         Raises GuestFault, GuestStalled or WorkerDied.
         """
-        _check("until_ns", until_ns, 0, _LONGEST_RUN_NS)
+        _check("until_ns", until_ns, 0, LONGEST_RUN_NS)
         if self._recorder is None or isinstance(self.engine, Live):
             return self.engine.run(self, until_ns)
         step = max(self.engine.step_ns, _TRACE_STEP_NS)
@@ -366,12 +368,9 @@ class Machine:
 
 def _recorder_class() -> "type[Recorder]":
     """Traces need NumPy, which is an extra: nothing else of a machine does."""
-    try:
-        from pvlock.trace.recorder import Recorder
-    except ImportError as error:
-        raise ConfigError(
-            f"a trace needs {error.name}, which is not installed: pip install 'pvlock[trace]'"
-        ) from error
+    load_extra("numpy", "trace", "a trace")
+    from pvlock.trace.recorder import Recorder
+
     return Recorder
 
 

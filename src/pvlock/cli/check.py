@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from pvlock import engines
 from pvlock.abi import Policy
-from pvlock.cli.shared import engine_option
+from pvlock.cli.shared import engine_option, say
 from pvlock.errors import ConfigError, LogError
 from pvlock.files import replacing
 from pvlock.memory_map import MAX_VCPUS
@@ -98,7 +98,7 @@ def _only_write(listing: bool, image: Path | None, elf: Path | None, cases: Sequ
         if path is not None:
             with replacing(path) as file:
                 file.write_bytes(binary(kind))
-            print(f"pvlock: wrote {path}", file=sys.stderr)
+            say(f"wrote {path}")
     if listing:
         known = (*guest_cases(), *userspace.cases())
         for case in select(known, cases or ("*",)):
@@ -164,8 +164,8 @@ def _report(
 
     judgement = judge(outcomes, profile)
     print(render(Report(subject, outcomes, judgement), form), end="", flush=True)
-    print(f"pvlock: {judgement.sentence}", file=sys.stderr)
+    say(judgement.sentence)
     if not offered:
-        print("pvlock: PV-lock was not offered, which is a correct answer too", file=sys.stderr)
+        say("PV-lock was not offered, which is a correct answer too")
     if not judgement.conforms:
         sys.exit(1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pvlock.cli.shared import json_writer
+from pvlock.cli.shared import json_writer, say
 from pvlock.errors import TraceError
 from pvlock.extras import load_extra
 
@@ -52,9 +52,9 @@ def explain(
         from pvlock.explain import timeline
 
         timeline.check(figure)
-    say = sys.stderr if json_to == "-" else sys.stdout
+    out = sys.stderr if json_to == "-" else sys.stdout
     console = Console(
-        file=say, width=None if say.isatty() else 100, highlight=False, markup=False, emoji=False
+        file=out, width=None if out.isatty() else 100, highlight=False, markup=False, emoji=False
     )
     write = json_writer(json_to)
     found = [_findings(path, lock, top) for path in (trace, other) if path]
@@ -66,7 +66,7 @@ def explain(
         _show(console, found[0], top)
     if figure:
         timeline.draw(figure, found)
-        print(f"pvlock: wrote {figure}", file=sys.stderr)
+        say(f"wrote {figure}")
 
 
 def _findings(path: Path, lock: str | None, top: int) -> "Findings":

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pvlock.abi import Policy
-from pvlock.cli.shared import ended_by_signals, json_writer
+from pvlock.cli.shared import ended_by_signals, json_writer, say
 from pvlock.cli.trace_files import TraceFiles
 from pvlock.errors import PvlockError
 
@@ -83,7 +83,7 @@ def run_file(
     from pvlock import report
 
     write(report.to_json(_facts(settings, pvlock) | {"event": event, "usage": asdict(usage)}))
-    print(f"pvlock: guest {event} after {report.time(usage.time_ns)}", file=sys.stderr)
+    say(f"guest {event} after {report.time(usage.time_ns)}")
 
 
 def _facts(settings: "Settings", pvlock: bool) -> dict[str, Any]:

@@ -5,7 +5,6 @@ The guest writes all of this memory whenever it likes. Nothing that stands there
 is no event is counted and left out, and no address is taken from it.
 """
 
-import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from pvlock import abi
 from pvlock.engines.contract import Counter
 from pvlock.errors import ConfigError
-from pvlock.memory import MemorySlot
+from pvlock.memory import MemorySlot, fence
 from pvlock.trace.events import Kind
 
 EVENT = np.dtype([("time", "<u8"), ("object", "<u8"), ("kind", "<u4"), ("other", "<i4")])
@@ -68,7 +67,6 @@ class Rings:
             raise ConfigError(f"{vcpus} rings of {events} events do not fit {slot.size} bytes")
         self._slot, self._counter, self._events = slot, counter, events
         self._rings = [_Ring() for _ in range(vcpus)]
-        self._lock = threading.Lock()
         head = slot.buffer[: abi.TRACE_HEAD_SIZE].cast("Q")
         head[abi.TRACE_RINGS_OFFSET // 8] = abi.TRACE_HEAD_SIZE
         head[abi.TRACE_STRIDE_OFFSET // 8] = _stride(events)
@@ -91,7 +89,7 @@ class Rings:
         Where events were lost, a row of kind LOST says how many.
         """
         written = self._column(abi.TRACE_RING_WRITTEN_OFFSET).tolist()
-        self._fence()
+        fence()
         drained = []
         for vcpu, (ring, now) in enumerate(zip(self._rings, written, strict=True)):
             if now != ring.read:
@@ -116,15 +114,6 @@ class Rings:
                 found.setdefault(lock, name if lock == start else f"{name}+{lock - start:#x}")
         return found
 
-    def _fence(self) -> None:
-        """Read nothing that follows before what precedes: a guest of KVM writes meanwhile.
-
-        A release and an acquire after it keep loads apart on arm64; one section alone does not.
-        """
-        for _ in range(2):
-            with self._lock:
-                pass
-
     def _column(self, offset: int) -> NDArray[np.uint64]:
         """Return the u64 at `offset` of every ring; let go of it before the slot is closed."""
         return np.ndarray(
@@ -144,7 +133,7 @@ class Rings:
         # The guest may be writing entry `written`, which is where the oldest was.
         taken = min(new, self._events - 1)
         raw = entries[((written - taken) % self._events + np.arange(taken)) % self._events]
-        self._fence()
+        fence()
         again = int(self._column(abi.TRACE_RING_WRITTEN_OFFSET)[vcpu])
         # Meanwhile it may have gone on, over what was being read.
         stale = min(max(again - written + taken - (self._events - 1), 0), taken)
