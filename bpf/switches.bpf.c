@@ -11,7 +11,7 @@
 #define EAGAIN 11
 #define ERANGE 34
 
-/* Places in REASONS (src/pvlock/engines/contract.py). */
+/* HostEvent (src/pvlock/engines/contract.py) has the same numbers; a test compares them. */
 enum { IN = 0, SLICE = 1, WFI = 3, OFF = 4, READY = 6 };
 
 #define TASK_INTERRUPTIBLE 1
@@ -51,7 +51,7 @@ static long (*const bpf_probe_read_kernel)(void *to, u32 size, const void *from)
 static long (*const bpf_ringbuf_output)(void *ring, void *data, u64 size,
 					u64 flags) = (void *)130;
 
-/* contract.SWITCH. */
+/* SWITCH (contract.py) has the same fields. */
 struct record {
 	u64 time_ns; /* CLOCK_MONOTONIC */
 	u32 vcpu;

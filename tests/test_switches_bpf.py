@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pvlock.engines.contract import REASONS, SWITCH
+from pvlock.engines.contract import SWITCH, HostEvent
 from pvlock.engines.kvm import bpf
 from pvlock.engines.kvm.switches import Switches
 from pvlock.errors import EngineError, EngineUnavailable
@@ -23,7 +23,7 @@ from recorder import object_ids_of
 THREADS = 4
 SPIN_SECONDS = 0.5
 
-Record = tuple[int, int, int, str | None]
+Record = tuple[int, int, int, HostEvent]
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +80,7 @@ def _switches_of_this_thread() -> int:
 
 def records(switches: Switches) -> list[Record]:
     packed = switches.take(lambda time_ns: time_ns)
-    return [(at, vcpu, cpu, REASONS[what]) for at, vcpu, cpu, what in SWITCH.iter_unpack(packed)]
+    return [(at, vcpu, cpu, HostEvent(n)) for at, vcpu, cpu, n in SWITCH.iter_unpack(packed)]
 
 
 def test_every_switch_is_recorded_once() -> None:
@@ -109,16 +109,16 @@ def test_every_switch_is_recorded_once() -> None:
         mine = [record for record in found if record[1] == worker.number]
         times = [at for at, _, _, _ in mine]
         assert times == sorted(times) and begin <= times[0] and times[-1] <= end
-        reasons = [reason for _, _, _, reason in mine]
-        assert reasons[0] is None and reasons[-1] == "off"
+        events = [event for _, _, _, event in mine]
+        assert events[0] is HostEvent.IN and events[-1] is HostEvent.OFF
         # Nobody here is inside a VCPU: all could go on, as far as a guest goes.
-        assert set(reasons[:-1]) == {None, "slice"}
-        assert worker.fewest <= reasons.count("slice") <= worker.most
+        assert set(events[:-1]) == {HostEvent.IN, HostEvent.SLICE}
+        assert worker.fewest <= events.count(HostEvent.SLICE) <= worker.most
         # A kernel can have switches that it does not trace, away from threads of its own maker's:
         # who comes then is not seen to. Nobody is seen to come twice.
-        for one, following in itertools.pairwise(reasons):
-            assert one is not None or following is not None
-        assert reasons.count(None) >= 0.99 * (reasons.count("slice") + 1)
+        for one, following in itertools.pairwise(events):
+            assert (one, following) != (HostEvent.IN, HostEvent.IN)
+        assert events.count(HostEvent.IN) >= 0.99 * (events.count(HostEvent.SLICE) + 1)
 
 
 def test_what_finds_no_place_is_counted() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from pvlock import abi
-from pvlock.engines.contract import REASONS, SWITCH, Counter
+from pvlock.engines.contract import SWITCH, Counter, HostEvent
 from pvlock.errors import ConfigError
 from pvlock.memory import MemorySlot, anonymous_slot
 from pvlock.trace.events import Kind
@@ -178,8 +178,8 @@ class Engine:
     def __init__(self) -> None:
         self.packed = b""
 
-    def switch(self, time: int, vcpu: int, cpu: int, reason: str | None) -> None:
-        self.packed += SWITCH.pack(time, vcpu, cpu, REASONS.index(reason))
+    def switch(self, time: int, vcpu: int, cpu: int, event: HostEvent) -> None:
+        self.packed += SWITCH.pack(time, vcpu, cpu, event)
 
     def take_switches(self) -> bytes:
         packed, self.packed = self.packed, b""
@@ -192,9 +192,11 @@ def test_what_the_guest_did_at_a_time_it_did_on_a_cpu() -> None:
     engine = Engine()
     recorder = Recorder(made, 2, 1, engine)
     guest = Guest(made, 0)
-    for time, reason in ((10, "ready"), (10, None), (20, "slice"), (20, None), (30, "wfi"),
-                         (40, "ready"), (40, None)):  # fmt: skip
-        engine.switch(time, 0, 0, reason)
+    for time, event in (
+        (10, HostEvent.READY), (10, HostEvent.IN), (20, HostEvent.SLICE), (20, HostEvent.IN),
+        (30, HostEvent.WFI), (40, HostEvent.READY), (40, HostEvent.IN),
+    ):  # fmt: skip
+        engine.switch(time, 0, 0, event)
     for time in (10, 15, 20, 30, 40, 41):
         guest.record(time)
     recorder.collect(41)
@@ -218,11 +220,11 @@ def test_a_full_table_ends_the_trace() -> None:
     recorder = Recorder(made, 2, 1, engine, limit=10)
     guest = Guest(made, 1)
     for time in range(4):
-        engine.switch(10 * time, 0, 0, (None, "slice")[time % 2])
+        engine.switch(10 * time, 0, 0, (HostEvent.IN, HostEvent.SLICE)[time % 2])
         guest.record(10 * time)
         guest.record(10 * time + 1)
         recorder.collect(10 * time + 9)
-    engine.switch(100, 1, 0, None)
+    engine.switch(100, 1, 0, HostEvent.IN)
     recorder.collect(200)
     events = recorder.events(300, {"guest": "test"})
     assert len(events) == 12
@@ -239,7 +241,7 @@ def test_a_trace_begins_when_the_run_does() -> None:
     recorder = Recorder(made, 1, 1, engine)
     guest = Guest(made, 0)
     guest.record(10)
-    engine.switch(120, 0, 0, None)
+    engine.switch(120, 0, 0, HostEvent.IN)
     guest.record(150)
     recorder.collect(160)
     engine.lost_switches = (3,)
@@ -256,7 +258,7 @@ def test_switches_of_no_vcpu_are_left_out() -> None:
     engine = Engine()
     recorder = Recorder(made, 2, 1, engine)
     for vcpu in (-1, 2, 1 << 30, 1):
-        engine.switch(5, vcpu, 7, None)
+        engine.switch(5, vcpu, 7, HostEvent.IN)
     recorder.collect(10)
     assert recorder.events(10, {}).vcpu.tolist() == [1]
     made.close()

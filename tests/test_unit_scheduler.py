@@ -11,13 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from pvlock.abi import Policy
-from pvlock.engines.emulator.scheduler import (
-    Place,
-    Reason,
-    Scheduler,
-    ScriptedScheduler,
-    Switch,
-)
+from pvlock.engines.contract import HostEvent, Ready, Switch
+from pvlock.engines.emulator.scheduler import Place, Scheduler, ScriptedScheduler
 
 SLICE: Final = 1_000
 BOTH = pytest.mark.parametrize("policy", list(Policy))
@@ -44,7 +39,7 @@ class FakeCpus:
 
 @dataclass
 class Host:
-    """A scheduler under test, what it published, and every switch that it recorded."""
+    """A scheduler under test, what it published, and what it recorded, by kind."""
 
     vcpus: int
     pcpus: int
@@ -56,11 +51,18 @@ class Host:
         self.cpus = FakeCpus(self.pcpus)
         self.flags: dict[int, bool] = {}
         self.history: list[Switch] = []
+        self.ready: list[Ready] = []
         kind = ScriptedScheduler if self.scripted else Scheduler
         self.scheduler = kind(
             self.cpus, self.vcpus, self.pcpus, SLICE, self.policy, self.flags.__setitem__,
-            record=self.history.append, **self.options,
+            record=self._record, **self.options,
         )  # fmt: skip
+
+    def _record(self, record: Switch | Ready) -> None:
+        if isinstance(record, Ready):
+            self.ready.append(record)
+        else:
+            self.history.append(record)
 
     @property
     def script(self) -> ScriptedScheduler:
@@ -83,6 +85,7 @@ class Host:
         """What must hold at all times, whatever happened."""
         scheduler = self.scheduler
         assert scheduler.on == self.cpus.vcpus
+        assert HostEvent.READY not in {switch.event for switch in self.history}
         running = [vcpu for vcpu in scheduler.on if vcpu is not None]
         assert len(running) == len(set(running)), "one VCPU on two CPUs"
         assert len(scheduler.queue) == len(set(scheduler.queue)), "twice in the queue"
@@ -190,11 +193,11 @@ def test_a_vcpu_never_starts_before_it_stopped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("leave", "place", "reason"),
-    [("block", Place.BLOCKED, Reason.WFI), ("off", Place.OFF, Reason.OFF)],
+    ("leave", "place", "event"),
+    [("block", Place.BLOCKED, HostEvent.WFI), ("off", Place.OFF, HostEvent.OFF)],
 )
 def test_a_vcpu_that_leaves_makes_room_for_the_next(
-    leave: str, place: Place, reason: Reason
+    leave: str, place: Place, event: HostEvent
 ) -> None:
     host = Host(2, 1)
     host.wake_all()
@@ -202,7 +205,7 @@ def test_a_vcpu_that_leaves_makes_room_for_the_next(
     getattr(host.scheduler, leave)(0)
     assert host.cpus.vcpus == [1]
     assert host.scheduler.tasks[0].place is place
-    assert host.history[-2:] == [Switch(300, 0, 0, reason), Switch(300, 0, 1, None)]
+    assert host.history[-2:] == [Switch(300, 0, 0, event), Switch(300, 0, 1, HostEvent.IN)]
     host.at(400)
     getattr(host.scheduler, leave)(0)
     assert host.cpus.vcpus == [None]
@@ -219,7 +222,21 @@ def test_every_schedule_out_is_counted_and_recorded() -> None:
     host.at(5_000)
     host.scheduler.block(1)
     assert host.scheduler.switches == 2
-    assert Counter(s.reason for s in host.history) == {None: 4, Reason.SLICE: 1, Reason.WFI: 1}
+    events = Counter(switch.event for switch in host.history)
+    assert events == {HostEvent.IN: 4, HostEvent.SLICE: 1, HostEvent.WFI: 1}
+
+
+def test_a_vcpu_is_ready_when_it_wakes_and_not_when_it_is_preempted() -> None:
+    host = Host(2, 1)
+    host.wake_all(20)
+    host.wake_all(30)
+    assert host.ready == [Ready(20, 0), Ready(20, 1)]
+    host.end_slice()
+    host.at(5_000)
+    host.scheduler.block(0)
+    assert len(host.ready) == 2
+    host.scheduler.wake(1, 5_500)
+    assert host.ready[2:] == [Ready(5_500, 1)]
 
 
 # ---- what is published ----
@@ -294,7 +311,7 @@ def test_a_yield_gives_the_rest_of_the_slice_to_a_preempted_vcpu() -> None:
     assert host.cpus.vcpus == [0]
     assert host.cpus.deadlines == [2 * SLICE]
     assert list(host.scheduler.queue) == [2, 1]
-    assert host.history[-2].reason is Reason.YIELD
+    assert host.history[-2].event is HostEvent.YIELD
     host.check()
 
 
@@ -320,7 +337,7 @@ def test_candidates_begin_after_the_vcpu_that_was_boosted_last() -> None:
         host.scheduler.yield_(0)
         boosted.append(host.cpus.vcpus[0])
         host.check()
-    assert host.history[-1].reason is None
+    assert host.history[-1].event is HostEvent.IN
     assert boosted[:4] == [1, 2, 3, 4]
 
 
@@ -461,8 +478,8 @@ class AnySkew(RuleBasedStateMachine):
         self.host.check()
         last = [0] * self.host.vcpus
         for switch in self.host.history:
-            assert switch.time >= last[switch.vcpu], "a VCPU starts before it stopped"
-            last[switch.vcpu] = switch.time
+            assert switch.time_ns >= last[switch.vcpu], "a VCPU starts before it stopped"
+            last[switch.vcpu] = switch.time_ns
 
 
 # ---- scripts ----
@@ -482,11 +499,11 @@ def test_a_script_alone_decides_who_runs() -> None:
     assert host.cpus.vcpus == [0]
     host.script.place(0, None, 1_000)
     assert host.cpus.vcpus == [None]
-    assert [(s.time, s.vcpu, s.reason) for s in host.history] == [
-        (100, 1, None),
-        (900, 1, Reason.SCRIPT),
-        (900, 0, None),
-        (1_000, 0, Reason.SCRIPT),
+    assert [(s.time_ns, s.vcpu, s.event) for s in host.history] == [
+        (100, 1, HostEvent.IN),
+        (900, 1, HostEvent.SCRIPT),
+        (900, 0, HostEvent.IN),
+        (1_000, 0, HostEvent.SCRIPT),
     ]
     host.check()
 

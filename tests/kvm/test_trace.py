@@ -13,6 +13,7 @@ import pytest
 
 from kvm.conftest import DEADLINE_NS
 from pvlock import Machine, SystemEvent, workload
+from pvlock.engines.contract import Ready, Recording, Switch, unpack
 from pvlock.explain import findings
 from pvlock.memory_map import RAM_BASE
 from pvlock.trace import perfetto
@@ -135,15 +136,20 @@ def test_why_a_vcpu_leaves_its_cpu(nothing_left: None) -> None:
         machine.vcpus[1].start(RAM_BASE + len(SPIN))
         assert machine.run(1_000_000_000) is None
         switches = machine.switches()
+        assert isinstance(machine.engine, Recording)
+        records = unpack(machine.engine.take_switches())
+    assert [record for record in records if isinstance(record, Switch)] == switches
     stories: list[list[str | None]] = [[], [], []]
     preempted = [0, 0, 0]
-    for switch in switches:
-        story = stories[switch.vcpu]
-        if switch.reason is None and story[-1:] == ["slice"]:
+    for record in records:
+        story = stories[record.vcpu]
+        if isinstance(record, Ready):
+            story.append("ready")
+        elif record.reason is None and story[-1:] == ["slice"]:
             story.pop()
-            preempted[switch.vcpu] += 1
+            preempted[record.vcpu] += 1
         else:
-            story.append(switch.reason)
+            story.append(record.reason)
     assert stories[0] == [None, "off"]
     assert stories[1] == [None, "wfi", "ready", None, "off"]
     assert stories[2] == [None, "off", "ready", None, "off"]

@@ -60,23 +60,81 @@ VIRTUAL_TIME = ("slice_ns", "quantum_ns", "script", "trap_wfe", "exit_ns", "swit
 """What of an EngineConfig describes a host that is emulated; a real one is as it is."""
 
 
-@dataclass(frozen=True)
+class HostEvent(enum.IntEnum):
+    """What the host's scheduler did with a VCPU; the value is its number in a packed record.
+
+    `bpf/switches.bpf.c` has the same numbers.
+    """
+
+    IN = 0
+    """The VCPU got a CPU."""
+    SLICE = 1
+    """It lost its CPU although it could have gone on, because its time was over."""
+    YIELD = 2
+    """It gave its CPU to another VCPU: its WFE trapped."""
+    WFI = 3
+    """It lost its CPU because it waits for an interrupt."""
+    OFF = 4
+    """It lost its CPU because it was turned off or stopped."""
+    SCRIPT = 5
+    """It lost its CPU because a scripted schedule said so."""
+    READY = 6
+    """It was blocked or off, and can run again when a CPU is free. That is no switch."""
+
+
+@dataclass(frozen=True, slots=True)
 class Switch:
-    """A VCPU that got a CPU (`reason` None) or lost it, at `time_ns`."""
+    """A VCPU that got `cpu` (HostEvent.IN) or lost it (all others but READY), at `time_ns`."""
 
     time_ns: int
     cpu: int
     vcpu: int
-    reason: str | None
+    event: HostEvent
+
+    @property
+    def reason(self) -> str | None:
+        """Why the VCPU lost the CPU: "slice", "yield", "wfi", "off", "script". None: it got it."""
+        return None if self.event is HostEvent.IN else self.event.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A VCPU that was blocked or off, and waits for a CPU from `time_ns` on."""
+
+    time_ns: int
+    vcpu: int
 
 
 SWITCH = struct.Struct("<qiHH")
-"""A switch, packed: its time in ns, VCPU, CPU, and the place of its reason in REASONS."""
+"""A Switch or a Ready, packed: time in ns, VCPU, CPU (0 for a Ready), number of the HostEvent."""
 
-READY = "ready"
-REASONS = (None, "slice", "yield", "wfi", "off", "script", READY)
-"""Why a VCPU lost its CPU; None: it got one. READY is no switch: a VCPU that was blocked or off can
-run from then on, if a CPU is free."""
+
+def pack(record: Switch | Ready) -> bytes:
+    """Pack one record (SWITCH).
+
+    >>> unpack(pack(Switch(9, 1, 0, HostEvent.WFI)))
+    [Switch(time_ns=9, cpu=1, vcpu=0, event=<HostEvent.WFI: 3>)]
+    """
+    if isinstance(record, Ready):
+        return SWITCH.pack(record.time_ns, record.vcpu, 0, HostEvent.READY)
+    return SWITCH.pack(record.time_ns, record.vcpu, record.cpu, record.event)
+
+
+def unpack(packed: bytes | bytearray) -> list[Switch | Ready]:
+    """Return the records that are packed one after the other; raises ValueError for nonsense."""
+    if len(packed) % SWITCH.size:
+        raise ValueError(f"{len(packed)} bytes are no whole number of records")
+    return [
+        Ready(time_ns, vcpu)
+        if number == HostEvent.READY
+        else Switch(time_ns, cpu, vcpu, HostEvent(number))
+        for time_ns, vcpu, cpu, number in SWITCH.iter_unpack(packed)
+    ]
+
+
+def switches_in(packed: bytes | bytearray) -> list[Switch]:
+    """Return the switches among the packed records; raises ValueError for nonsense."""
+    return [record for record in unpack(packed) if isinstance(record, Switch)]
 
 
 @dataclass(frozen=True)
@@ -157,7 +215,7 @@ class Engine(Protocol):
         """Return what was used so far."""
 
     def switches(self) -> list[Switch]:
-        """Return the recorded switches, oldest first."""
+        """Return the recorded switches, oldest first; a VCPU that gets ready (Ready) is none."""
 
     def close(self) -> None:
         """End the machine and free everything; safe to call twice."""
@@ -193,14 +251,14 @@ class Recording(Protocol):
     """How many events the ring of each VCPU has, a power of two."""
 
     def take_switches(self) -> bytes:
-        """Return the recorded switches since the last call, packed one after the other (SWITCH).
+        """Return what was recorded since the last call: Switch and Ready, packed (SWITCH).
 
-        They are then forgotten, also by switches(). Those of one VCPU are in order.
+        These records are then forgotten, also by switches(). Those of one VCPU are in order.
         """
 
     @property
     def lost_switches(self) -> Sequence[int]:
-        """By VCPU, how many switches could not be recorded so far; empty: that cannot be."""
+        """By VCPU, how many records were lost so far; empty: none can be lost."""
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ from importlib import resources
 
 from pvlock import abi
 from pvlock.abi import Policy
-from pvlock.engines.contract import REASONS, SWITCH, Live, Recording, SystemEvent
+from pvlock.engines.contract import HostEvent, Live, Recording, SystemEvent, switches_in
 from pvlock.errors import ConfigError, PvlockError
 from pvlock.fuzz.case import Case
 from pvlock.machine import Machine
@@ -132,7 +132,7 @@ class Flags:
     def __init__(self, machine: Machine, case: Case) -> None:
         """Begin with a machine that has not run yet."""
         self._machine, self._policy = machine, case.policy
-        self._lost: dict[int, str | None] = dict.fromkeys(range(case.vcpus), "off")
+        self._last = dict.fromkeys(range(case.vcpus), HostEvent.OFF)
         self.record = hashlib.sha256()
         """Of all switches so far."""
 
@@ -143,24 +143,23 @@ class Flags:
             return []
         taken = engine.take_switches()
         self.record.update(taken)
-        for _, vcpu, _, what in SWITCH.iter_unpack(taken):
-            if REASONS[what] != "ready":
-                self._lost[vcpu] = REASONS[what]
+        for switch in switches_in(taken):
+            self._last[switch.vcpu] = switch.event
         found = [self._problem(vcpu) for vcpu in self._machine.pvlock.addresses]
         return [problem for problem in [*found, self._stray()] if problem]
 
     def _problem(self, vcpu: int) -> str:
-        reason = self._lost[vcpu]
+        last = self._last[vcpu]
         if self._policy is Policy.SCHEDULED_OUT:
-            wanted = reason is not None
+            wanted = last is not HostEvent.IN
         else:
-            wanted = reason in ("slice", "yield")
+            wanted = last in (HostEvent.SLICE, HostEvent.YIELD)
         expected = int(wanted).to_bytes(8, "little").ljust(abi.STRUCTURE_SIZE, b"\0")
         address = self._machine.pvlock.addresses[vcpu]
         actual = self._machine.memory.read(address, abi.STRUCTURE_SIZE, "fuzz")
         if actual == expected:
             return ""
-        where = "on a CPU" if reason is None else f"off its CPU ({reason})"
+        where = "on a CPU" if last is HostEvent.IN else f"off its CPU ({last.name.lower()})"
         return f"at {self._now()} VCPU {vcpu} is {where}, its structure is {actual.hex()}"
 
     def _stray(self) -> str:

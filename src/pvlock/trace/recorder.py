@@ -6,20 +6,21 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from pvlock.engines.contract import REASONS, Recording
+from pvlock.engines.contract import SWITCH, HostEvent, Recording
 from pvlock.memory import MemorySlot
 from pvlock.trace.events import MOST_EVENTS, Events, Flag, Kind, Setting
 from pvlock.trace.rings import ROW, Rings, region_size
 
-_SWITCH = np.dtype([("time", "<i8"), ("vcpu", "<i4"), ("cpu", "<u2"), ("what", "<u2")])
+_FIELDS = zip(("time", "vcpu", "cpu", "event"), SWITCH.format.removeprefix("<"), strict=True)
+_SWITCH = np.dtype([(name, f"<{code}") for name, code in _FIELDS])
 _KINDS = {
-    None: (Kind.SCHED_IN, 0),
-    "slice": (Kind.PREEMPTED, 0),
-    "yield": (Kind.PREEMPTED, Flag.YIELD),
-    "script": (Kind.PREEMPTED, Flag.SCRIPT),
-    "wfi": (Kind.BLOCKED, 0),
-    "off": (Kind.OFF, 0),
-    "ready": (Kind.READY, 0),
+    HostEvent.IN: (Kind.SCHED_IN, 0),
+    HostEvent.SLICE: (Kind.PREEMPTED, 0),
+    HostEvent.YIELD: (Kind.PREEMPTED, Flag.YIELD),
+    HostEvent.WFI: (Kind.BLOCKED, 0),
+    HostEvent.OFF: (Kind.OFF, 0),
+    HostEvent.SCRIPT: (Kind.PREEMPTED, Flag.SCRIPT),
+    HostEvent.READY: (Kind.READY, 0),
 }
 _SLACK_NS = 10_000_000
 
@@ -109,11 +110,11 @@ class Recorder:
 
 
 def _scheduling(switches: _Rows) -> _Rows:
-    kinds, flags = np.array([_KINDS[reason] for reason in REASONS], np.uint8).T
-    what = np.minimum(switches["what"], len(REASONS) - 1)
+    kinds, flags = np.array([_KINDS[event] for event in HostEvent], np.uint8).T
+    event = np.minimum(switches["event"], max(HostEvent))
     rows = np.empty(len(switches), ROW)
     rows["time"], rows["object"], rows["other"] = switches["time"], switches["cpu"], -1
-    rows["kind"], rows["flags"] = kinds[what], flags[what]
+    rows["kind"], rows["flags"] = kinds[event], flags[event]
     return rows
 
 

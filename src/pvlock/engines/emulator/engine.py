@@ -14,16 +14,16 @@ from dataclasses import asdict
 from typing import Any
 
 from pvlock.engines.contract import (
-    READY,
-    REASONS,
     SWITCH,
     Counter,
     EngineConfig,
     Handler,
+    HostEvent,
     Switch,
     SystemEvent,
     Usage,
     VcpuUsage,
+    switches_in,
 )
 from pvlock.engines.emulator.protocol import Channel, unpack_error
 from pvlock.engines.emulator.vcpu import VcpuState, VmState
@@ -32,6 +32,7 @@ from pvlock.errors import EngineError, PvlockError, StateError, WorkerDied
 from pvlock.memory import MemorySlot, anonymous_slot
 
 _EXIT_SECONDS = 5
+_EVENTS = frozenset(HostEvent)
 
 
 class EmulatorEngine:
@@ -138,11 +139,7 @@ class EmulatorEngine:
     def switches(self) -> list[Switch]:
         """See contract.Engine."""
         self._fetch_switches()
-        return [
-            Switch(time, cpu, vcpu, REASONS[what])
-            for time, vcpu, cpu, what in SWITCH.iter_unpack(self._recorded)
-            if REASONS[what] != READY
-        ]
+        return switches_in(self._recorded)
 
     def take_switches(self) -> bytes:
         """See contract.Recording."""
@@ -169,7 +166,7 @@ class EmulatorEngine:
             except (TypeError, ValueError):
                 part = b"?"
             if len(part) % SWITCH.size or any(
-                what >= len(REASONS) for *_, what in SWITCH.iter_unpack(part)
+                number not in _EVENTS for *_, number in SWITCH.iter_unpack(part)
             ):
                 self.close()
                 raise WorkerDied("it sent nonsense instead of switches", None, None)

@@ -15,18 +15,19 @@ from typing import Any
 
 from pvlock import abi
 from pvlock.engines.contract import (
-    READY,
-    REASONS,
     SWITCH,
     EngineConfig,
     Placement,
+    Ready,
+    Switch,
     SystemEvent,
+    pack,
 )
 from pvlock.engines.emulator import libunicorn as lib
 from pvlock.engines.emulator import psci
 from pvlock.engines.emulator.exits import Exits
 from pvlock.engines.emulator.gic import Gic
-from pvlock.engines.emulator.scheduler import Place, Scheduler, ScriptedScheduler, Switch
+from pvlock.engines.emulator.scheduler import Place, Scheduler, ScriptedScheduler
 from pvlock.engines.emulator.stage2 import Stage2
 from pvlock.engines.emulator.vcpu import CpuState, EmulatedVcpu, Exit, Mapping, VcpuState, VmState
 from pvlock.errors import EngineError, GuestStalled, StateError
@@ -196,21 +197,16 @@ class Vm:
 
     # -- scheduling --
 
-    def _record(self, switch: Switch) -> None:
-        what = REASONS.index(switch.reason)
-        self._recorded += SWITCH.pack(switch.time, switch.vcpu, switch.cpu, what)
-
-    def _record_ready(self, vcpu: int, time: int) -> None:
-        self._recorded += SWITCH.pack(time, vcpu, 0, REASONS.index(READY))
+    def _record(self, record: Switch | Ready) -> None:
+        self._recorded += pack(record)
 
     def _schedule(self) -> Scheduler:
         config = self.config
         record = self._record if config.record else None
-        record_ready = self._record_ready if config.record else None
         if config.script is not None:
             scripted = ScriptedScheduler(
                 self, config.vcpus, config.pcpus, _NEVER, config.policy, self._publish,
-                record=record, record_ready=record_ready,
+                record=record,
             )  # fmt: skip
             for placement in config.script:
                 self._at(placement.time_ns, self._placer(scripted, placement))
@@ -221,7 +217,7 @@ class Vm:
         ]
         return Scheduler(
             self, config.vcpus, config.pcpus, config.slice_ns, config.policy, self._publish,
-            config.switch_ns, firsts, record, record_ready,
+            config.switch_ns, firsts, record,
         )  # fmt: skip
 
     @staticmethod

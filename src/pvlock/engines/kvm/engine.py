@@ -14,8 +14,6 @@ from typing import ClassVar
 
 from pvlock import abi
 from pvlock.engines.contract import (
-    REASONS,
-    SWITCH,
     VIRTUAL_TIME,
     Counter,
     EngineConfig,
@@ -24,6 +22,7 @@ from pvlock.engines.contract import (
     SystemEvent,
     Usage,
     VcpuUsage,
+    switches_in,
 )
 from pvlock.engines.kvm import bpf, clock, ioctl
 from pvlock.engines.kvm.publisher import Publisher, explain
@@ -200,10 +199,7 @@ class KvmEngine:
     def switches(self) -> list[Switch]:
         """See contract.Engine."""
         self._fetch_switches()
-        return [
-            Switch(time_ns, cpu, vcpu, REASONS[what])
-            for time_ns, vcpu, cpu, what in SWITCH.iter_unpack(self._recorded)
-        ]
+        return switches_in(self._recorded)
 
     @property
     def skew_ns(self) -> int:

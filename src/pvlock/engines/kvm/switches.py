@@ -7,14 +7,13 @@ import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pvlock.engines.contract import READY, REASONS, SWITCH
+from pvlock.engines.contract import SWITCH, HostEvent
 from pvlock.engines.kvm import bpf
 from pvlock.errors import EngineError
 
 OBJECT = Path(__file__).with_name("switches.bpf.o")
 _RING_SIZE = 1 << 20
 """Bytes of records that wait to be taken: 43,690 of them."""
-_READY = REASONS.index(READY)
 
 
 class Switches:
@@ -66,11 +65,11 @@ class Switches:
             return b""
         taken = bytearray()
         last = self._last
-        for monotonic, vcpu, cpu, what in SWITCH.iter_unpack(self._ring.take()):
+        for monotonic, vcpu, cpu, number in SWITCH.iter_unpack(self._ring.take()):
             # A clock that was read anew may be behind by what it was off before.
             last[vcpu] = max(last[vcpu], clock(monotonic))
-            number = 0 if what == _READY else self._cpus.get(cpu, cpu)
-            taken += SWITCH.pack(last[vcpu], vcpu, number, what)
+            cpu = 0 if number == HostEvent.READY else self._cpus.get(cpu, cpu)
+            taken += SWITCH.pack(last[vcpu], vcpu, cpu, number)
         return bytes(taken)
 
     def close(self) -> None:
