@@ -765,8 +765,34 @@ EXPORT void vcpu_set_sysreg(struct vcpu *v, uint32_t key, uint64_t value)
 	set_sysreg(v, key, value);
 }
 
-/* Of the structures that Python restates. */
-EXPORT uint64_t layout(void)
+/* ---- the structures that vcpu.py restates, so that it can compare them when it starts ---- */
+
+struct field {
+	const char *name;	/* STRUCT.FIELD, or STRUCT; NULL ends the table */
+	uint32_t offset, size;
+};
+
+#define WHOLE(s) { #s, 0, sizeof(struct s) }
+#define FIELD(s, f) { #s "." #f, offsetof(struct s, f), sizeof(((struct s *)0)->f) }
+
+EXPORT const struct field *struct_layout(void)
 {
-	return (uint64_t)sizeof(struct vcpu) << 32 | sizeof(struct vm);
+	static const struct field fields[] = {
+		WHOLE(timer), FIELD(timer, ctl), FIELD(timer, cval),
+		WHOLE(seen), FIELD(seen, pc), FIELD(seen, size), FIELD(seen, ends_in),
+		WHOLE(vcpu), FIELD(vcpu, uc), FIELD(vcpu, context), FIELD(vcpu, vm),
+		FIELD(vcpu, time), FIELD(vcpu, instructions), FIELD(vcpu, pc), FIELD(vcpu, mpidr),
+		FIELD(vcpu, exit), FIELD(vcpu, error), FIELD(vcpu, esr), FIELD(vcpu, index),
+		FIELD(vcpu, far), FIELD(vcpu, ipa), FIELD(vcpu, sysreg), FIELD(vcpu, is_write),
+		FIELD(vcpu, value), FIELD(vcpu, rt), FIELD(vcpu, big_endian), FIELD(vcpu, line),
+		FIELD(vcpu, flush), FIELD(vcpu, timer), FIELD(vcpu, ended_in), FIELD(vcpu, el0),
+		FIELD(vcpu, stop), FIELD(vcpu, block), FIELD(vcpu, sysreg_pc), FIELD(vcpu, seen),
+		WHOLE(cpu), FIELD(cpu, vcpu), FIELD(cpu, now), FIELD(cpu, deadline),
+		WHOLE(vm), FIELD(vm, vcpus), FIELD(vm, count), FIELD(vm, trap_wfe),
+		FIELD(vm, can_yield), FIELD(vm, exit_ns), FIELD(vm, exception_ns),
+		FIELD(vm, maintenance_ns), FIELD(vm, exception_offset), FIELD(vm, running),
+		{ NULL, 0, 0 },
+	};
+
+	return fields;
 }

@@ -13,13 +13,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO
 
-import pvlock
 from pvlock.errors import ConfigError, LabError
 from pvlock.lab import cpio
 
 SITE = "usr/lib/python3/dist-packages"
 """Where Debian's Python finds packages."""
-_PACKAGE = Path(pvlock.__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 _LEFT_OUT = re.compile(r"\.(so|dylib|pyc|pth)(\.|$)")
 """Code for this machine's processor, and what Python makes or reads beside the modules."""
 _SCRIPT = b"#!/usr/bin/python3\nfrom pvlock.cli import main\n\nmain()\n"

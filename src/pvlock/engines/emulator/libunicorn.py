@@ -50,9 +50,18 @@ def unicorn() -> Any:
     )
 
 
+class _Field(c.Structure):
+    """`struct field` of native/vcpu.c."""
+
+    _fields_ = (("name", c.c_char_p), ("offset", c.c_uint32), ("size", c.c_uint32))
+
+
 @functools.cache
 def libvcpu() -> Any:
-    """Load native/vcpu.c as the build left it beside this file."""
+    """Load native/vcpu.c as the build left it beside this file.
+
+    Raises EngineUnavailable where there is none, EngineError for one of another version.
+    """
     unicorn()
     found = sorted(Path(__file__).parent.glob("libvcpu.*"))
     if not found:
@@ -70,11 +79,31 @@ def libvcpu() -> Any:
         ("vcpu_set_sysreg", None, [p, u32, u64]),
         ("vcpu_inject_abort", None, [p, c.c_int, u64]),
         ("vcpu_inject_undefined", None, [p]),
-        ("layout", u64, []),
+        ("struct_layout", c.POINTER(_Field), []),
     ):
-        function = getattr(lib, name)
+        function = getattr(lib, name, None)
+        if function is None:
+            raise another_version(f"it has no {name}()")
         function.restype, function.argtypes = result, arguments
     return lib
+
+
+def another_version(what: str) -> EngineError:
+    """Return the error of a libvcpu that does not belong to this Python code."""
+    return EngineError(f"libvcpu is of another version of pvlock ({what}): reinstall pvlock")
+
+
+def native_layout() -> dict[str, tuple[int, int]]:
+    """Return where libvcpu has the fields of its structures: (offset, size) by "STRUCT.FIELD".
+
+    A structure as a whole is there too, as "STRUCT", at offset 0.
+    """
+    table, layout = libvcpu().struct_layout(), {}
+    for entry in table:
+        if entry.name is None:
+            break
+        layout[entry.name.decode()] = entry.offset, entry.size
+    return layout
 
 
 def check(error: int, what: str) -> None:

@@ -12,7 +12,7 @@ from pvlock.errors import ConfigError
 
 
 class Exit(enum.IntEnum):
-    """Why a VCPU left vm_run(): `enum exit_reason` of native/vcpu.c."""
+    """Why a VCPU left vm_run(): `enum exit_reason` of native/vcpu.c has the same numbers."""
 
     NONE = 0
     EDGE = 1
@@ -94,6 +94,38 @@ class VmState(c.Structure):
         ("exception_offset", c.c_uint32),
         ("running", c.c_uint64),
     )
+
+
+STRUCTURES: dict[str, type[c.Structure]] = {
+    "timer": Timer,
+    "seen": _Seen,
+    "vcpu": VcpuState,
+    "cpu": CpuState,
+    "vm": VmState,
+}
+"""The structures that this file restates, by their names in native/vcpu.c."""
+
+
+def check_layout() -> None:
+    """Compare every field of STRUCTURES with what libvcpu says of its own.
+
+    Raises EngineError, which names the first field that differs.
+    """
+    theirs = lib.native_layout()
+    ours = {}
+    for name, structure in STRUCTURES.items():
+        ours[name] = 0, c.sizeof(structure)
+        for field in structure._fields_:
+            place = getattr(structure, field[0])
+            ours[f"{name}.{field[0]}"] = place.offset, place.size
+    for name in (*ours, *theirs):
+        if ours.get(name) != theirs.get(name):
+            there, here = _described(theirs.get(name)), _described(ours.get(name))
+            raise lib.another_version(f"{name}: {there} in C, {here} in Python")
+
+
+def _described(place: tuple[int, int] | None) -> str:
+    return f"{place[1]} bytes at {place[0]}" if place else "nothing"
 
 
 REGISTERS = {

@@ -25,11 +25,19 @@ from pvlock.engines.contract import (
 )
 from pvlock.engines.emulator import libunicorn as lib
 from pvlock.engines.emulator import psci
-from pvlock.engines.emulator.exits import Exits
+from pvlock.engines.emulator.exits import Ask, Exits, Post
 from pvlock.engines.emulator.gic import Gic
 from pvlock.engines.emulator.scheduler import Place, Scheduler, ScriptedScheduler
 from pvlock.engines.emulator.stage2 import Stage2
-from pvlock.engines.emulator.vcpu import CpuState, EmulatedVcpu, Exit, Mapping, VcpuState, VmState
+from pvlock.engines.emulator.vcpu import (
+    CpuState,
+    EmulatedVcpu,
+    Exit,
+    Mapping,
+    VcpuState,
+    VmState,
+    check_layout,
+)
 from pvlock.errors import EngineError, GuestStalled, StateError
 from pvlock.memory_map import PHYSICAL_TIMER_PPI, VIRTUAL_TIMER_PPI
 
@@ -45,12 +53,6 @@ STAGE2_BASE = 1 << 39
 _NEVER = 1 << 62
 _MOST_RECORDED = SWITCH.size << 20
 _TIMER_PPIS = (VIRTUAL_TIMER_PPI, PHYSICAL_TIMER_PPI)
-
-Ask = Callable[[int, str, Sequence[int]], Any]
-"""Put a VCPU's question, its kind and numbers, to the parent process; wait for the answer."""
-
-Post = Callable[[list[int]], None]
-"""Tell the parent process of a coalesced write, [VCPU, IPA, bytes, value], when it next listens."""
 
 
 class VmMemory:
@@ -83,12 +85,9 @@ class Vm:
         ask: Ask,
         post: Post,
     ) -> None:
-        self.config, self.memory, self.ask, self._vm = config, memory, ask, vm
-        self.post = post
-        self._answers = Exits(self)
+        self.config, self.memory, self._vm = config, memory, vm
         self._native = lib.libvcpu()
-        if self._native.layout() != c.sizeof(VcpuState) << 32 | c.sizeof(VmState):
-            raise EngineError("libvcpu is of another version of pvlock: reinstall pvlock")
+        check_layout()
         tables = Stage2([slot[:3] for slot in memory.slots], STAGE2_BASE)
         self._tables = (c.c_char * len(tables.data)).from_buffer(_page_aligned(tables.data))
         mappings: list[Mapping] = [(ipa, size, address) for ipa, size, _, address in memory.slots]
@@ -121,6 +120,7 @@ class Vm:
         self._recorded = bytearray()
         self._random = random.Random(config.seed)
         self.scheduler = self._schedule()
+        self._exits = Exits(self, config, self.scheduler, self.gic, self.psci, ask, post)
 
     # -- what the parent may ask for --
 
@@ -194,6 +194,32 @@ class Vm:
         taken = bytes(self._recorded[:_MOST_RECORDED])
         del self._recorded[:_MOST_RECORDED]
         return taken
+
+    # -- what an exit may ask for (exits.Host) --
+
+    def charge(self, cpu: int, cost_ns: int) -> None:
+        """See exits.Host."""
+        self.cpus[cpu].now += cost_ns
+
+    def end(self, event: SystemEvent) -> None:
+        """See exits.Host."""
+        self.event = event
+
+    def is_memory(self, ipa: int) -> bool:
+        """See exits.Host."""
+        return self.memory.is_memory(ipa)
+
+    def timer_changed(self, vcpu: int) -> None:
+        """See exits.Host."""
+        state = self.vcpus[vcpu].state
+        for number, timer in enumerate(state.timer):
+            self._timer_due.pop((vcpu, number), None)
+            enabled = timer.ctl & 3 == 1
+            self.gic.set_level(
+                vcpu, _TIMER_PPIS[number], bool(enabled and timer.cval <= state.time)
+            )
+            if enabled and state.time < timer.cval < _NEVER:
+                self._timer_due[vcpu, number] = timer.cval
 
     # -- scheduling --
 
@@ -275,26 +301,12 @@ class Vm:
             if any(line) and self.scheduler.tasks[vcpu].place is Place.BLOCKED:
                 self.scheduler.wake(vcpu, now)
 
-    def timer_changed(self, vcpu: int) -> None:
-        """Take note of what the VCPU wrote to its timers."""
-        state = self.vcpus[vcpu].state
-        for number, timer in enumerate(state.timer):
-            self._timer_due.pop((vcpu, number), None)
-            enabled = timer.ctl & 3 == 1
-            self.gic.set_level(
-                vcpu, _TIMER_PPIS[number], bool(enabled and timer.cval <= state.time)
-            )
-            if enabled and state.time < timer.cval < _NEVER:
-                self._timer_due[vcpu, number] = timer.cval
-
     def _exit(self, cpu: int) -> None:
         index = self.scheduler.on[cpu]
         assert index is not None
         vcpu, reason = self.vcpus[index], Exit(self.vcpus[index].state.exit)
         self.exits[reason.name.lower()] += 1
-        # The answer may itself move the clock of the CPU: add the cost to what it then is.
-        cost = self._answers.answer(cpu, vcpu, reason)
-        self.cpus[cpu].now += cost
+        self._exits.answer(cpu, vcpu, reason)
         self._interrupts_changed(self.clock(cpu))
 
 
