@@ -109,7 +109,7 @@ def build_publisher() -> None:
 
 
 def build_helper() -> None:
-    """Build native/vcpu.c for this host; Unicorn's own headers say what its functions are."""
+    """Build native/ for this host; Unicorn's own headers say what its functions are."""
     spec = importlib.util.find_spec("unicorn")
     if spec is None or not spec.submodule_search_locations:
         sys.exit("build_native: Unicorn's headers are missing: pip install unicorn==2.1.4")
@@ -123,7 +123,8 @@ def build_helper() -> None:
     link = ["-Wl,-undefined,dynamic_lookup"] if mac else []
     command = [*ZIG_CC, *target, *WARNINGS, "-O2", "-g0", "-s", "-shared", "-fPIC"]
     command += ["-fvisibility=hidden", "-fno-sanitize=all", *link, "-I", str(include)]
-    subprocess.run([*command, str(ROOT / "native" / "vcpu.c"), "-o", str(output)], check=True)
+    sources = map(str, sorted((ROOT / "native").glob("*.c")))
+    subprocess.run([*command, *sources, "-o", str(output)], check=True)
 
 
 class CustomBuildHook(Hook):  # type: ignore[type-arg]

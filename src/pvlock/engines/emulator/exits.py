@@ -22,12 +22,8 @@ from pvlock.engines.emulator.vcpu import EmulatedVcpu, Exit
 from pvlock.errors import GuestFault
 from pvlock.memory_map import GICD_BASE, GICD_SIZE, GICR_BASE, GICR_STRIDE
 
-SYSREG_NS = 20
-"""What a GIC or timer register costs, which KVM's hardware answers without a trap."""
-
 # ESR_ELx.ISS of a data abort.
 _ISV, _WNR, _S1PTW, _CM = 1 << 24, 1 << 6, 1 << 7, 1 << 8
-_SGI_REGISTERS = {(3, 0, 12, 11, op2) for op2 in (5, 6, 7)}
 
 Ask = Callable[[int, str, Sequence[int]], Any]
 """Put a VCPU's question, its kind and numbers, to the parent process; wait for the answer."""
@@ -47,9 +43,6 @@ class Host(Protocol):
 
     def end(self, event: SystemEvent) -> None:
         """End the run: the guest wants it."""
-
-    def timer_changed(self, vcpu: int) -> None:
-        """Take note of what the VCPU wrote to its timers."""
 
     def is_memory(self, ipa: int) -> bool:
         """Tell whether a memory slot holds this address."""
@@ -86,15 +79,12 @@ class Exits:
         vcpu.skip()
         # A pending interrupt ends WFI even while PSTATE masks it.
         if not vcpu.state.line:
+            vcpu.state.asleep = 1
             self.scheduler.block(cpu)
 
     def _wfe(self, cpu: int, vcpu: EmulatedVcpu) -> None:
         self._charge_exit(cpu)
         self.scheduler.yield_(cpu)
-
-    def _timer(self, cpu: int, vcpu: EmulatedVcpu) -> None:
-        self.host.charge(cpu, SYSREG_NS)
-        self.host.timer_changed(vcpu.index)
 
     def _smc(self, cpu: int, vcpu: EmulatedVcpu) -> None:
         self._charge_exit(cpu)
@@ -182,23 +172,8 @@ class Exits:
         self._charge_exit(cpu)
         self._abort(vcpu, vcpu.state.far, is_fetch=True)
 
-    def _sysreg(self, cpu: int, vcpu: EmulatedVcpu) -> None:
-        state = vcpu.state
-        n = state.sysreg
-        key = (n >> 14, n >> 11 & 7, n >> 7 & 15, n >> 3 & 15, n & 7)
-        self.host.charge(cpu, self.config.exit_ns if key in _SGI_REGISTERS else SYSREG_NS)
-        if state.is_write:
-            if self.gic.sysreg_write(vcpu.index, key, state.value):
-                vcpu.skip()
-            else:
-                self._undefined(vcpu)
-        else:
-            value = self.gic.sysreg_read(vcpu.index, key)
-            if value is None:
-                self._undefined(vcpu)
-            else:
-                vcpu.write_rt(value)
-                vcpu.skip()
+    def _wake(self, cpu: int, vcpu: EmulatedVcpu) -> None:
+        """What the VCPU did has an interrupt as its consequence: the machine wakes the others."""
 
     def _abort(self, vcpu: EmulatedVcpu, far: int, is_fetch: bool) -> None:
         vcpu.inject_abort(far, is_fetch)
@@ -213,11 +188,18 @@ class Exits:
             self._lost(0, vcpu)
 
     def _lost(self, cpu: int, vcpu: EmulatedVcpu) -> None:
-        syndrome = f"ESR_EL1 {vcpu.state.esr:#x}, FAR_EL1 {vcpu.state.far:#x}"
+        state = vcpu.state
+        first = ""
+        if state.fault_pc != vcpu.get("pc"):
+            first = (
+                f"; it had been called by an exception at {state.fault_pc:#x}"
+                f" (ESR_EL1 {state.fault_esr:#x}, FAR_EL1 {state.fault_far:#x})"
+            )
         raise GuestFault(
             vcpu.index,
             vcpu.get("pc"),
-            f"the first instruction of the guest's exception vector faults itself ({syndrome})",
+            "the first instruction of the guest's exception vector faults itself"
+            f" (ESR_EL1 {state.esr:#x}, FAR_EL1 {state.far:#x}){first}",
         )
 
     def _engine(self, cpu: int, vcpu: EmulatedVcpu) -> None:
@@ -229,12 +211,11 @@ _ANSWERS: dict[Exit, Callable[[Exits, int, EmulatedVcpu], None]] = {
     Exit.SLICE: Exits._slice,
     Exit.WFI: Exits._wfi,
     Exit.WFE: Exits._wfe,
-    Exit.TIMER: Exits._timer,
     Exit.SMC: Exits._smc,
     Exit.HVC: Exits._hypercall,
     Exit.DATA_ABORT: Exits._data_abort,
     Exit.FETCH_ABORT: Exits._fetch_abort,
-    Exit.SYSREG: Exits._sysreg,
+    Exit.WAKE: Exits._wake,
     Exit.LOST: Exits._lost,
     Exit.ENGINE: Exits._engine,
 }

@@ -37,14 +37,16 @@ from pvlock.engines.emulator.vcpu import (
     VcpuState,
     VmState,
     check_layout,
+    create,
 )
 from pvlock.errors import EngineError, GuestStalled, StateError
-from pvlock.memory_map import PHYSICAL_TIMER_PPI, VIRTUAL_TIMER_PPI
 
 # Costs in ns that are not options, where an instruction costs 1 and a trap `exit_ns`: an exception
-# that the guest takes itself, and a TLBI or IC, which all VCPUs must hear of.
+# that the guest takes itself; a TLBI or IC, which all VCPUs must hear of; a GIC or timer register,
+# which KVM's hardware answers without a trap.
 EXCEPTION_NS = 50
 MAINTENANCE_NS = 200
+SYSREG_NS = 20
 
 START_JITTER_NS = 100_000
 STAGE2_BASE = 1 << 39
@@ -52,7 +54,6 @@ STAGE2_BASE = 1 << 39
 
 _NEVER = 1 << 62
 _MOST_RECORDED = SWITCH.size << 20
-_TIMER_PPIS = (VIRTUAL_TIMER_PPI, PHYSICAL_TIMER_PPI)
 
 
 class VmMemory:
@@ -93,20 +94,18 @@ class Vm:
         mappings: list[Mapping] = [(ipa, size, address) for ipa, size, _, address in memory.slots]
         mappings.append((STAGE2_BASE, len(tables.data), c.addressof(self._tables)))
         affinities = [abi.affinity(index) for index in range(config.vcpus)]
-        self.vcpus = [
-            EmulatedVcpu(index, state, abi.mpidr_el1(index), mappings, STAGE2_BASE)
-            for index, state in enumerate(states)
-        ]
         self._pointers = (c.c_void_p * config.vcpus)(*(c.addressof(s) for s in states))
-        vm.vcpus, vm.count = c.addressof(self._pointers), config.vcpus
-        vm.exception_ns, vm.maintenance_ns = EXCEPTION_NS, MAINTENANCE_NS
-        vm.exit_ns = config.exit_ns
-        vm.exception_offset = lib.exception_offset()
-        for state in states:
-            state.vm = c.addressof(vm)
-        self.cpus = (CpuState * config.pcpus)()
-        self._edge = c.c_uint64(config.quantum_ns)
         self.gic = Gic(affinities)
+        vm.vcpus, vm.count, vm.gic = c.addressof(self._pointers), config.vcpus, self.gic.handle
+        vm.exception_ns, vm.maintenance_ns = EXCEPTION_NS, MAINTENANCE_NS
+        vm.exit_ns, vm.sysreg_ns = config.exit_ns, SYSREG_NS
+        for index, state in enumerate(states):
+            state.index, state.mpidr = index, abi.mpidr_el1(index)
+        create(vm, mappings, STAGE2_BASE)
+        self.vcpus = [EmulatedVcpu(index, state) for index, state in enumerate(states)]
+        self.cpus = (CpuState * config.pcpus)()
+        self._on: list[int | None] = [None] * config.pcpus
+        self._edge = c.c_uint64(config.quantum_ns)
         self.psci = psci.Psci(affinities)
         self._flags: dict[int, c.c_uint64] = {}
         self._stolen: dict[int, c.c_uint64] = {}
@@ -114,9 +113,8 @@ class Vm:
         self._events: list[tuple[int, int, Callable[[int], None]]] = []
         self._sequence = 0
         self._starting: set[int] = set()
-        self._timer_due: dict[tuple[int, int], int] = {}
         self.event: SystemEvent | None = None
-        self.exits: Counter[str] = Counter()
+        self._exits_here: Counter[str] = Counter()
         self._recorded = bytearray()
         self._random = random.Random(config.seed)
         self.scheduler = self._schedule()
@@ -135,7 +133,6 @@ class Vm:
         self.psci.turn_on(vcpu)
         self.vcpus[vcpu].reset(entry, x0)
         self.gic.reset_vcpu(vcpu)
-        self.timer_changed(vcpu)
         delay = 0 if self.config.script is not None else self._random.randrange(START_JITTER_NS)
         self._at(self.now + delay, lambda now: self._started(vcpu, now))
 
@@ -171,9 +168,7 @@ class Vm:
                     raise GuestStalled("every VCPU sleeps or is off, and nothing can wake one")
                 self._idle_until(min(due, until))
                 continue
-            if self.config.trap_wfe:
-                self._vm.trap_wfe = bool(self.scheduler.queue)
-                self._vm.can_yield = bool(self.scheduler.candidates())
+            self._vm.can_yield = bool(self.scheduler.candidates())
             cpu = self._native.vm_run(
                 c.byref(self._vm),
                 c.byref(self.cpus),
@@ -188,6 +183,15 @@ class Vm:
             else:
                 self._exit(cpu)
         return self.event
+
+    @property
+    def exits(self) -> dict[str, int]:
+        """Exits by kind, those included that were answered without leaving C."""
+        counted = self._exits_here.copy()
+        for reason in Exit:
+            counted[reason.name.lower()] += self._vm.exits[reason]
+        del counted[Exit.WAKE.name.lower()]  # nothing left the guest for it
+        return dict(+counted)
 
     def take_switches(self) -> bytes:
         """Return the oldest recorded switches, as many as fit into one answer, and forget them."""
@@ -208,18 +212,6 @@ class Vm:
     def is_memory(self, ipa: int) -> bool:
         """See exits.Host."""
         return self.memory.is_memory(ipa)
-
-    def timer_changed(self, vcpu: int) -> None:
-        """See exits.Host."""
-        state = self.vcpus[vcpu].state
-        for number, timer in enumerate(state.timer):
-            self._timer_due.pop((vcpu, number), None)
-            enabled = timer.ctl & 3 == 1
-            self.gic.set_level(
-                vcpu, _TIMER_PPIS[number], bool(enabled and timer.cval <= state.time)
-            )
-            if enabled and state.time < timer.cval < _NEVER:
-                self._timer_due[vcpu, number] = timer.cval
 
     # -- scheduling --
 
@@ -255,6 +247,9 @@ class Vm:
         slot = self.cpus[cpu]
         slot.vcpu = None if vcpu is None else self._pointers[vcpu]
         slot.now, slot.deadline = max(now, slot.now), deadline
+        if vcpu is not None and vcpu != self._on[cpu]:
+            self._entered(vcpu)
+        self._on[cpu] = vcpu
         if vcpu is not None and vcpu in self._stolen:
             # Added, not set: PV_TIME_ST zeroes the structure, and counting begins there.
             queued = self.scheduler.tasks[vcpu].queued_ns
@@ -281,33 +276,42 @@ class Vm:
         """Do what is due at `now`; return when the next thing is."""
         while self._events and self._events[0][0] <= now:
             heapq.heappop(self._events)[2](now)
-        for (vcpu, timer), due in list(self._timer_due.items()):
-            if due <= now:
-                self.gic.set_level(vcpu, _TIMER_PPIS[timer], True)
-                del self._timer_due[vcpu, timer]
-        self._interrupts_changed(now)
-        due = min(self._timer_due.values(), default=_NEVER)
+        self._native.vm_fire_timers(c.byref(self._vm), now)
+        self._wake_all(now)
+        due = self._vm.timer_due
         return min(due, self._events[0][0]) if self._events else due
 
     def _idle_until(self, time: int) -> None:
         quantum = self.config.quantum_ns
         self._edge.value = (-(-time // quantum) + 1) * quantum
 
-    def _interrupts_changed(self, now: int) -> None:
-        while self.gic.changed:
-            vcpu = self.gic.changed.pop()
-            line = self.gic.pending(vcpu)
-            self.vcpus[vcpu].state.line = line.irq | line.fiq << 1
-            if any(line) and self.scheduler.tasks[vcpu].place is Place.BLOCKED:
-                self.scheduler.wake(vcpu, now)
+    def _wake_all(self, now: int) -> None:
+        """Wake the VCPUs that sleep and have an interrupt."""
+        self._native.vm_update_lines(c.byref(self._vm))
+        if not self._vm.wakes:
+            return
+        self._vm.wakes = 0
+        for vcpu in self.vcpus:
+            if vcpu.state.asleep and vcpu.state.line:
+                vcpu.state.asleep = 0
+                self.scheduler.wake(vcpu.index, now)
+
+    def _entered(self, vcpu: int) -> None:
+        """Do what KVM does when it puts a VCPU on a CPU (kvm_arch_vcpu_load).
+
+        HCR_EL2.TWE is set if others wait for a CPU. The return to the guest sets the event register.
+        """
+        state = self.vcpus[vcpu].state
+        state.trap_wfe = self.config.trap_wfe and bool(self.scheduler.queue)
+        state.event = 1
 
     def _exit(self, cpu: int) -> None:
         index = self.scheduler.on[cpu]
         assert index is not None
         vcpu, reason = self.vcpus[index], Exit(self.vcpus[index].state.exit)
-        self.exits[reason.name.lower()] += 1
+        self._exits_here[reason.name.lower()] += 1
         self._exits.answer(cpu, vcpu, reason)
-        self._interrupts_changed(self.clock(cpu))
+        self._wake_all(self.clock(cpu))
 
 
 def _page_aligned(data: bytearray) -> Any:
