@@ -119,11 +119,14 @@ def _scheduling(switches: _Rows) -> _Rows:
 
 
 def _in_order(scheduling: _Rows, guest: _Rows) -> _Rows:
-    """Return both of one VCPU as it lived them: what the guest did at a time, it did on a CPU."""
+    """Merge what the scheduler and the guest did of one VCPU, in the order in which it happened.
+
+    Where a switch and an event of the guest have the same time, the VCPU had a CPU at the event.
+    """
     times = scheduling["time"]
     is_in = scheduling["kind"] == Kind.SCHED_IN
     place = np.searchsorted(times, guest["time"], side="left")
-    # Off its CPU until that very time: it came back first.
+    # A VCPU that was off its CPU until the very time of the event came back first.
     after_in = np.append(False, is_in)[place]
     ins = np.append(np.flatnonzero(is_in), len(scheduling))
     back = ins[np.searchsorted(ins, place)]

@@ -147,7 +147,7 @@ _PMUSERENR_EL0, _HCR_EL2, _MDCR_EL2, _VTTBR_EL2, _VTCR_EL2, _SCR_EL3 = (
 )
 _SCR = 1 << 10 | 1 << 8 | 1  # RW, HCE, NS; RES1 below
 _HCR = 1 << 31 | 1 << 19 | 1 << 13 | 1  # RW: EL1 is AArch64, TSC, TWI, VM
-# There is no PMU: EL2 traps what would be its registers, from EL0 too if EL1 does not first.
+# There is no PMU: its registers trap to EL2, from EL0 too, because EL1 would let EL0 have them.
 _MDCR, _PMUSERENR = 1 << 6, 1  # TPM; EN
 _FLUSH_ALL = 3
 

@@ -41,8 +41,9 @@ from pvlock.engines.emulator.vcpu import (
 from pvlock.errors import EngineError, GuestStalled, StateError
 from pvlock.memory_map import PHYSICAL_TIMER_PPI, VIRTUAL_TIMER_PPI
 
-# Costs in ns that are not options, where an instruction costs 1 and a trap `exit_ns`: an exception
-# that the guest takes itself, and a TLBI or IC, which all VCPUs must hear of.
+# These costs in ns are not options. The first is what an exception costs that the guest takes
+# itself. The second is what a TLBI or IC costs, because all VCPUs must hear of it. An instruction
+# costs 1 ns, and a trap costs `exit_ns`.
 EXCEPTION_NS = 50
 MAINTENANCE_NS = 200
 
@@ -69,7 +70,7 @@ class VmMemory:
         raise EngineError(f"IPA {ipa:#x} is not in a memory slot")
 
     def is_memory(self, ipa: int) -> bool:
-        """A slot holds this address."""
+        """Tell whether a slot holds this address."""
         return any(base <= ipa < base + length for base, length, *_ in self.slots)
 
 
