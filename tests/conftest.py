@@ -1,23 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Shared by the tests: guests built from C, and what counts as a skip."""
+"""Shared by the tests: guests built from C, and what counts as a skip.
+
+Modules beside this one, and build_native.py, are found by `pythonpath` in pyproject.toml.
+"""
 
 import os
-import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 
+import build_native
 import hypothesis
 import pytest
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE)]
+from asm import ROOT
+from pvlock import engines
+from pvlock.engines.kvm import probe
 
-import build_native  # noqa: E402 - it is beside the tests, not installed
-
-from pvlock import engines  # noqa: E402
-from pvlock.engines.kvm import probe  # noqa: E402
-
-# They need an arm64 host with KVM. Elsewhere tests/test_kvm_in_lab.py runs them in the lab.
+# They need an arm64 host with KVM. Elsewhere tests/lab/test_kvm_in_lab.py runs them in the lab.
 collect_ignore = [] if probe.usable() else ["kvm"]
 
 # All other tests are of the emulator, and of what `auto` takes where there is no KVM.
@@ -37,7 +36,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def build(name: str) -> Path:
         output = folder / f"{name}.elf"
         if not output.exists():
-            sources = [HERE / "guests" / f"{name}.c", *build_native.library_sources()]
+            sources = [ROOT / "tests" / "guests" / f"{name}.c", *build_native.library_sources()]
             build_native.build_guest(sources, output)
         return output
 

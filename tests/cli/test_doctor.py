@@ -21,6 +21,7 @@ from typing import Any, Final
 import pytest
 from click.testing import CliRunner
 
+from asm import ROOT
 from pvlock import abi, cli, engines
 from pvlock.cli import run
 from pvlock.engines.kvm import bpf, ioctl, probe
@@ -29,7 +30,6 @@ from pvlock.errors import ConfigError, EngineUnavailable
 from pvlock.machine import Machine
 from pvlock.workload import image_of
 
-ROOT: Final = Path(__file__).resolve().parent.parent
 KVM: Final = (
     *("VM", "GICv3", "PSCI 0.2", "read-only memory slots", "stores without syndrome"),
     *("injected aborts", "immediate exit", "SMCCC filter", "PV-lock's two calls", "stolen time"),

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from command_line import ENVIRONMENT, complaint, pvlock
 from pvlock.trace import perfetto
 from pvlock.trace.events import Kind
 from pvlock.workload import image_of
-from test_cli import ENVIRONMENT, complaint, pvlock
 
 SHORT = ["--engine", "emulator", "--duration", "2ms", "--slice", "200us"]
 

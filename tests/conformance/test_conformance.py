@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from clauses import clauses
 from pvlock import Machine, Policy, SystemEvent, abi
 from pvlock.attribute import DeviceAttr, get_attr, has_attr, set_attr
 from pvlock.conformance import Outcome, Verdict, run, runner, schedule, userspace
@@ -20,7 +21,6 @@ from pvlock.engines.emulator.engine import EmulatorEngine
 from pvlock.errors import ConfigError, MemoryAccessError
 from pvlock.memory import GuestMemory, MemorySlot
 from pvlock.region import PvLockRegion
-from test_specification import clauses
 
 CASES = (*guest_cases(), *userspace.cases())
 OF_ONE_POLICY = {"blocked-letter", "blocked-sparing"}

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The conformance suite tells wrong hypervisors from right ones (tests/mutants).
 
-docs/mutants.md is made of the same list: PVLOCK_UPDATE=1 pytest tests/test_mutants.py writes it.
+docs/mutants.md is made of the same list:
+PVLOCK_UPDATE=1 pytest tests/conformance/test_mutants.py writes it.
 """
 
 import ast
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from asm import children
+from asm import ROOT, children
 from mutants import catalogue
 from mutants.catalogue import MUTANTS
 from pvlock import Machine, Policy, conformance
@@ -21,7 +21,6 @@ from pvlock.conformance.cases import guest_cases
 from pvlock.conformance.userspace import cases as user_space_cases
 from pvlock.engines.emulator.engine import EmulatorEngine
 
-ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs" / "mutants.md"
 
 catalogue.load()
@@ -103,14 +102,14 @@ def test_the_package_knows_nothing_of_mutants() -> None:
 def table() -> str:
     lines = [
         "<!-- SPDX-License-Identifier: GPL-2.0-or-later -->",
-        "<!-- Written by PVLOCK_UPDATE=1 pytest tests/test_mutants.py -->",
+        "<!-- Written by PVLOCK_UPDATE=1 pytest tests/conformance/test_mutants.py -->",
         "# Wrong hypervisors that the suite catches",
         "",
         f"Would the conformance suite notice? Each of these {len(MUTANTS)} hypervisors is pvlock's "
         "own emulator, made wrong on purpose in one way. They exist only in the tests "
         "(`tests/mutants/`). Every case in the last column fails on its hypervisor, and passes on "
-        "the right one: `tests/test_mutants.py` runs them all. Other cases can fail too. No "
-        "case of the suite is without a hypervisor that it catches.",
+        "the right one: `tests/conformance/test_mutants.py` runs them all. Other cases can fail "
+        "too. No case of the suite is without a hypervisor that it catches.",
         "",
         "| clause | what is wrong | its name | caught by |",
         "|---|---|---|---|",

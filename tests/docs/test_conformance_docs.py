@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from asm import ROOT
+from clauses import clauses
 from pvlock import Policy
 from pvlock.conformance import userspace
 from pvlock.conformance.cases import binary, guest_cases
-from test_specification import clauses
 
-ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "conformance.md"
 EXCUSE = re.compile(r"^\| (\d+)\.(\d+)(?: to \1\.(\d+))? \| (.{10,}) \|$", re.MULTILINE)
 CASES = (*guest_cases(), *userspace.cases())

@@ -6,8 +6,8 @@ line that starts with "$ " and compares what it prints, where a line "..." stand
 block ```python runs, and what it prints is compared when "prints" and a block ```text follow; a
 block after <!-- file: NAME --> is saved as NAME. Other blocks are not run.
 
-When figures have moved for a good reason, `PVLOCK_UPDATE=1 pytest tests/test_docs.py` writes the
-new ones into the documents. Then read them: the prose may name a figure too.
+When figures have moved for a good reason, `PVLOCK_UPDATE=1 pytest tests/docs/test_docs.py` writes
+the new ones into the documents. Then read them: the prose may name a figure too.
 """
 
 import os
@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 import pytest
 
+from asm import ROOT
 from pvlock import engines
 
-ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(
     r"^(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<language>\w+)\n(?P<body>.*?)^```\n"
     r"(?:\n(?:[^\n]* )?prints:?\n\n```text\n(?P<output>.*?)^```\n)?",

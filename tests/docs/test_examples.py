@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+from asm import ROOT
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SECONDS = 120
 
 

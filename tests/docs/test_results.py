@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from asm import ROOT
 
 
 def test_every_group_gets_a_row_and_a_sentence(tmp_path: Path) -> None:

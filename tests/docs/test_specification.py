@@ -5,36 +5,17 @@ import ast
 import re
 import uuid
 from functools import cache
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
+from asm import ROOT
+from clauses import TEXT, Clause, clauses
 from pvlock import abi
 
-ROOT = Path(__file__).parent.parent
-TEXT = (ROOT / "SPECIFICATION.md").read_text(encoding="utf-8")
 TAGS = {"document", "series", "pvlock", "DEN0028", "DEN0022", "DEN0057"}
 
-CLAUSE = re.compile(r"\*\*(\d+)\.(\d+)\*\* ((?:\[\w+\] )*)(.*)", re.DOTALL)
-REFERENCE = re.compile(r"`(tests/(?:kvm/)?\w+\.py)::(\w+)`")
+REFERENCE = re.compile(r"`(tests/\w+/\w+\.py)::(\w+)`")
 ROW = re.compile(r"^\| `(\w+)` \| `(\S+)` \|.*\| \[(\w+)\] \|$", re.MULTILINE)
-
-
-class Clause(NamedTuple):
-    section: int
-    number: int
-    tags: list[str]
-    text: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.section}.{self.number}"
-
-
-def clauses() -> list[Clause]:
-    found = (CLAUSE.fullmatch(paragraph.strip()) for paragraph in TEXT.split("\n\n"))
-    return [Clause(int(m[1]), int(m[2]), re.findall(r"\[(\w+)\]", m[3]), m[4]) for m in found if m]
 
 
 @cache

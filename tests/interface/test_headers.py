@@ -7,11 +7,12 @@ from pathlib import Path
 
 import build_native
 
+from asm import ROOT
 from pvlock import abi
 from pvlock.trace.events import Flag, Kind
 from pvlock.trace.rings import EVENT
 
-INCLUDE = Path(__file__).parent.parent / "guest" / "include"
+INCLUDE = ROOT / "guest" / "include"
 HEADER = (INCLUDE / "pvlock.h").read_text()
 TRACE = (INCLUDE / "pvlock_trace.h").read_text()
 EVENT_OFFSETS = [0, 8, 16, 20]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Tests that need a real arm64 host with KVM: run there as they are, elsewhere in the lab.
 
-In the lab (tests/test_kvm_in_lab.py) there is no compiler and no emulator: PVLOCK_LAB_FILES names
-a folder with the test guests, and with what the emulator answered to them.
+In the lab (tests/lab/test_kvm_in_lab.py) there is no compiler and no emulator: PVLOCK_LAB_FILES
+names a folder with the test guests, and with what the emulator answered to them.
 """
 
 import json

@@ -21,6 +21,7 @@ from typing import Any
 import build_native
 import pytest
 
+from asm import ROOT
 from pvlock import abi
 from pvlock.abi import Policy
 from pvlock.engines.kvm.publisher import Publisher
@@ -35,7 +36,6 @@ from recorder import (
     permitted,
 )
 
-HERE = Path(__file__).resolve().parent
 SWITCHES = int(os.environ.get("PVLOCK_SWITCHES", "100000"))
 ROUND_NS = 200_000_000
 POLICIES = pytest.mark.parametrize("policy", list(Policy))
@@ -54,7 +54,7 @@ def _can_publish() -> None:
 def load(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What threads do outside Python (tests/bpf/load.c)."""
     output = tmp_path_factory.mktemp("load") / "load.so"
-    source = str(HERE / "bpf" / "load.c")
+    source = str(ROOT / "tests" / "bpf" / "load.c")
     flags = ["-O2", "-fPIC", "-shared", source, "-o", str(output)]
     subprocess.run([*build_native.ZIG_CC, *build_native.WARNINGS, *flags], check=True)
     return ctypes.CDLL(str(output))

@@ -14,10 +14,11 @@ from pathlib import Path
 import build_native
 import pytest
 
+from asm import ROOT
 from pvlock import Machine, SystemEvent
 from pvlock.lab import payload, tools
 
-HERE = Path(__file__).resolve().parent
+TESTS = ROOT / "tests"
 GUESTS = ("calls", "contract", "flags", "reset", "samples", "stores")
 COMPARED = ("calls", "contract", "stores")
 HELPERS = ("recorder.py", "../build_native.py")
@@ -30,7 +31,7 @@ def names() -> list[str]:
     """Return the name of each test function in tests/kvm, found without importing it."""
     return [
         f"{path.stem}::{node.name}"
-        for path in sorted((HERE / "kvm").glob("test_*.py"))
+        for path in sorted((TESTS / "kvm").glob("test_*.py"))
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
     ]
@@ -54,9 +55,9 @@ def results(
             assert machine.run(1_000_000_000) is SystemEvent.OFF
             consoles[name] = machine.console.text
     (files / "emulated.json").write_text(json.dumps(consoles))
-    build_native.build_bpf(HERE / "bpf" / "recorder.bpf.c", files / "recorder.bpf.o")
-    added = [f"{HERE / 'kvm'}:/root/kvm", f"{files}:/root/files"]
-    added += [f"{HERE / name}:/root/{Path(name).name}" for name in HELPERS]
+    build_native.build_bpf(TESTS / "bpf" / "recorder.bpf.c", files / "recorder.bpf.o")
+    added = [f"{TESTS / 'kvm'}:/root/kvm", f"{files}:/root/files"]
+    added += [f"{TESTS / name}:/root/{Path(name).name}" for name in HELPERS]
     protobuf = util.find_spec("google")
     assert protobuf is not None and protobuf.submodule_search_locations is not None
     added += [f"{protobuf.submodule_search_locations[0]}:/{payload.SITE}/google"]
@@ -68,7 +69,7 @@ def results(
             *("--", "env", "PVLOCK_LAB_FILES=/root/files", f"LD_LIBRARY_PATH={LIBRARIES}"),
             *("python3", "-m", "pytest", "-q"),
             *("-p", "no:cacheprovider", "--junitxml=/out/kvm.xml"),
-            *sorted(f"/root/kvm/{path.name}" for path in (HERE / "kvm").glob("test_*.py")),
+            *sorted(f"/root/kvm/{path.name}" for path in (TESTS / "kvm").glob("test_*.py")),
         ],
         capture_output=True,
         text=True,

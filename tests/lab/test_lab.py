@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from command_line import ENVIRONMENT, PVLOCK, Done, complaint
 from pvlock.cli import lab as lab_command
 from pvlock.errors import LabError
 from pvlock.lab import apt, cpio, files, host, image, payload, recipe, relay, tools
-from test_cli import ENVIRONMENT, PVLOCK, Done, complaint
 
 PATIENCE_S = 60
 

@@ -9,13 +9,13 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
+from asm import ROOT
 from pvlock.lab import tools
 
-TUTORIAL = Path(__file__).resolve().parents[1] / "docs" / "tutorial.md"
+TUTORIAL = ROOT / "docs" / "tutorial.md"
 PROMPT = "~ # "
 SECONDS = 300
 CURSOR = "\x1b[6n"

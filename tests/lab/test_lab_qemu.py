@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from test_lab import PATIENCE_S, lab
 
+from command_line import ENVIRONMENT, PVLOCK, Done, complaint
 from pvlock import __version__
 from pvlock.lab import image, relay, tools
-from test_cli import ENVIRONMENT, PVLOCK, Done, complaint
-from test_lab import PATIENCE_S, lab
 
 
 @pytest.fixture(scope="module")

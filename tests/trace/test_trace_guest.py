@@ -11,12 +11,12 @@ import build_native
 import numpy as np
 import pytest
 
+from asm import ROOT
 from pvlock import Machine, Placement, SystemEvent, workload
 from pvlock.errors import StateError
 from pvlock.trace.events import Events, Flag, Kind
 from pvlock.workload import Result, Settings
 
-HERE = Path(__file__).resolve().parent
 LOCK = 0x1000
 OUT = (Kind.PREEMPTED, Kind.BLOCKED, Kind.OFF)
 SETTINGS = Settings(duration_ns=5_000_000, slice_ns=500_000, engine="emulator")
@@ -27,7 +27,7 @@ Row = tuple[int, int, int, int, int]
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("guests") / "traced.elf"
-    sources = [HERE / "guests" / "traced.c", *build_native.library_sources()]
+    sources = [ROOT / "tests" / "guests" / "traced.c", *build_native.library_sources()]
     sources += build_native.trace_sources()
     build_native.build_guest(sources, output, build_native.TRACED)
     return output
