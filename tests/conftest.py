@@ -5,14 +5,17 @@ Modules beside this one, and build_native.py, are found by `pythonpath` in pypro
 """
 
 import os
-from collections.abc import Callable, Generator
+import signal
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Final
 
 import build_native
 import hypothesis
 import pytest
 
-from asm import ROOT
+from asm import ROOT, children
 from pvlock import engines
 from pvlock.engines.kvm import probe
 
@@ -26,6 +29,9 @@ if probe.usable():
 # Machines differ in speed, and a failure must be the same for everybody.
 hypothesis.settings.register_profile("pvlock", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("pvlock")
+
+PATIENCE_S: Final = 300
+"""What no hostile guest may take. A hang becomes a failure, not a test run that never ends."""
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +47,23 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return output
 
     return build
+
+
+@pytest.fixture
+def bounded() -> Iterator[None]:
+    """Fail when a test does not end within minutes, or leaves a worker process behind."""
+
+    def give_up(_signal: int, _frame: FrameType | None) -> None:
+        raise AssertionError(f"no end after {PATIENCE_S} s")
+
+    before, old = children(), signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(PATIENCE_S)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, old)
+    assert children() <= before
 
 
 @pytest.hookimpl(wrapper=True)

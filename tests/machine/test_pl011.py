@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The console's UART as a driver uses it: bytes both ways, and its interrupt line."""
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from pvlock.pl011 import DR, FR, ICR, IMSC, MIS, RIS, Console
 
 TXFE, RXFE, RECEIVED, SENT, TIMEOUT = 1 << 7, 1 << 4, 1 << 4, 1 << 5, 1 << 6
@@ -106,3 +109,21 @@ def test_what_is_typed_is_not_missed_by_a_guest_that_reads_by_itself() -> None:
     assert guest.page is None
     assert guest.read(DR) == ord("q")
     assert guest.read(FR) & RXFE
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.booleans(), st.integers(0, 0xFFF), st.sampled_from((1, 2, 4, 8)),
+            st.integers(0, 2**64 - 1),
+        )
+    )
+)  # fmt: skip
+def test_the_console_takes_any_access(accesses: list[tuple[bool, int, int, int]]) -> None:
+    console = Console(limit=16)
+    for is_write, offset, size, value in accesses:
+        if is_write:
+            console.write(offset, size, value)
+        else:
+            assert 0 <= console.read(offset, size) < 2**64
+    assert len(console.text.encode("utf-8", "replace")) <= 3 * 16
