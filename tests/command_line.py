@@ -17,6 +17,8 @@ ENVIRONMENT: Final = os.environ | {
     "PYTHONUNBUFFERED": "1",
 }
 PATIENCE_S: Final = 120
+SHORT: Final = ["--duration", "2ms"]
+"""Options of a run that takes no time worth mentioning."""
 
 
 @dataclass

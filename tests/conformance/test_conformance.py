@@ -23,7 +23,6 @@ from pvlock.memory import GuestMemory, MemorySlot
 from pvlock.region import PvLockRegion
 
 CASES = (*guest_cases(), *userspace.cases())
-OF_ONE_POLICY = {"blocked-letter", "blocked-sparing"}
 
 
 @functools.cache

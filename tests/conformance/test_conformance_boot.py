@@ -19,7 +19,6 @@ from pvlock.memory_map import UART_BASE
 ONE = "cases=discovery-order"
 LIMIT_NS = 600_000_000
 Edit = Callable[[fdt.FDT], None]
-PVLOCK = "/reserved-memory/pvlock@30000000"
 UART = f"/pl011@{UART_BASE:x}"
 
 

@@ -39,7 +39,6 @@ from recorder import (
 SWITCHES = int(os.environ.get("PVLOCK_SWITCHES", "100000"))
 ROUND_NS = 200_000_000
 POLICIES = pytest.mark.parametrize("policy", list(Policy))
-NUMBERS = ("structure", "flag")
 
 
 @pytest.fixture(scope="module", autouse=True)
