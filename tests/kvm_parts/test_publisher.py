@@ -143,6 +143,7 @@ class Workers:
         for thread in self.threads:
             thread.join()
         assert not self.errors
+        self._recorder.wait_for_end(range(len(self.KINDS)))
         assert self._recorder.count >= switches, "too few switches in the time"
 
 
@@ -252,14 +253,16 @@ def test_512_vcpus() -> None:
 
 
 @POLICIES
-def test_nothing_is_left_or_inherited(policy: Policy) -> None:
+def test_nothing_is_left_or_inherited(policy: Policy, tmp_path: Path) -> None:
     """A thread that ends leaves its flag as off; its threads and child processes set nothing."""
     done = run_python(f"""
         import os, threading, time
+        from pathlib import Path
         from pvlock.abi import Policy
-        from pvlock.engines.kvm.publisher import Publisher
+        from recorder import Recorder
 
-        publisher = Publisher(1, Policy("{policy}"))
+        recorder = Recorder(1, Policy("{policy}"), 10_000, Path("{tmp_path}"))
+        publisher = recorder.publisher
         seen, done = [], threading.Event()
 
         def look():
@@ -269,6 +272,7 @@ def test_nothing_is_left_or_inherited(policy: Policy) -> None:
 
         def vcpu():
             publisher.add_current_thread(0)
+            recorder.follow(0)
             later = threading.Thread(target=lambda: (ended.wait(), look()))
             later.start()
             child = os.fork()
@@ -283,6 +287,7 @@ def test_nothing_is_left_or_inherited(policy: Policy) -> None:
         thread = threading.Thread(target=lambda: result.extend(vcpu()))
         thread.start()
         thread.join()
+        recorder.wait_for_end([0])
         print(publisher.buffer[0])
         publisher.buffer[0] = mark
         ended.set()
@@ -297,7 +302,7 @@ def test_nothing_is_left_or_inherited(policy: Policy) -> None:
 def test_only_one_process_adds_threads() -> None:
     """A child cannot take the publisher over: its parent's VCPUs would stop being published."""
     done = run_python("""
-        import os
+        import os, time
         from pvlock.abi import Policy
         from pvlock.engines.kvm.publisher import Publisher
         from pvlock.errors import EngineError
@@ -312,8 +317,9 @@ def test_only_one_process_adds_threads() -> None:
             os._exit(0)
         os.wait()
         publisher.buffer[0] = 7
-        os.sched_yield()
-        import time; time.sleep(0.01)
+        deadline = time.monotonic() + 10
+        while publisher.buffer[0] == 7 and time.monotonic() < deadline:
+            time.sleep(0.001)  # out, and in again
         print(publisher.buffer[0])
     """)
     refusal, own = done.stdout.splitlines()
