@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,11 @@ def started() -> Iterator[list[subprocess.Popen[str]]]:
     for process in running:
         process.kill()
         process.communicate()
-        assert not group_members(process.pid)
+        # What it had started dies by the kernel's hand, when its parent is dead.
+        deadline = time.monotonic() + PATIENCE_S
+        while left := group_members(process.pid):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.01)
 
 
 def group_members(group: int) -> list[str]:
