@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pvlock.trace.blame import Part
+from pvlock.trace.attribution import Part
 from pvlock.trace.events import Events, Flag, Kind
 
 IN, PREEMPTED, BLOCKED, OFF, READY = (

@@ -116,7 +116,7 @@ def _panel(panel: Any, found: Findings, lanes: int, window: tuple[int, int]) -> 
         at = switches[mine]
         within = _GROUND if Kind.SCHED_IN in kinds else (_GROUND[1], _GROUND[0])
         add(events.vcpu[at], events.time[at], ends[mine], within, look)
-    holds, time, waits, delays = of.pairing.holds, of.meter.time, of.waits, of.delays
+    holds, time, waits, delays = of.pairing.holds, of.ledger.time, of.waits, of.delays
     add(holds.vcpu, time[holds.first], time[holds.last], _LOWER, _plain(_OWNS))
     add(waits.vcpu, waits.start, waits.end, _UPPER, _plain(_WAITS))
     add(waits.vcpu[delays.wait], delays.start, delays.end, _UPPER, _plain(_DELAYED))

@@ -11,9 +11,10 @@ import numpy as np
 
 from pvlock.errors import TraceError
 from pvlock.trace.attribution import Attribution, attribute
+from pvlock.trace.attribution.intervals import Intervals
+from pvlock.trace.attribution.pairing import pair
 from pvlock.trace.columns import Bools, Ints
 from pvlock.trace.events import Events, Flag, Kind
-from pvlock.trace.waits import Intervals, pair
 
 MOST_LOCKS = 256
 """Locks that are drawn: those that were waited for longest."""

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvlock.errors import TraceError
+from pvlock.trace.columns import MOST_VCPUS
 from pvlock.trace.events import MOST_EVENTS, Events, Kind, Setting
-from pvlock.trace.waits import MOST_VCPUS
 
 PART = 1 << 18
 """Events in a part."""

@@ -1,32 +1,38 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Positions to ns: how the waiting pieces of lives meet the segments of what they wait for."""
+"""The ledger: every ns of waiting, under the part, the VCPU and the event that it is put down to.
+
+A piece in which a VCPU waits meets the segments of the view that it waits for. Each overlap of the
+two is a stretch; its ns are put down to the segment's part and VCPU.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pvlock.trace.blame import Part, Segments
+from pvlock.trace.attribution.blame import Segments
+from pvlock.trace.attribution.lives import GRANTED, NOTHING, Lives, State
+from pvlock.trace.attribution.pairing import Pairing
+from pvlock.trace.attribution.part import Part
 from pvlock.trace.columns import Bools, Ints, expand, keys, last_at, starts, stops, sums
 from pvlock.trace.events import Events
-from pvlock.trace.lives import GRANTED, NOTHING, Lives, State
-from pvlock.trace.waits import Pairing
 
 _LONG = 256
-"""Segments within one piece from which on they are worth a call of their own."""
+"""A piece with more segments than this is reckoned in a call of its own."""
 
 _ROWS = 1 << 21
-"""Rows at a time, to bound memory."""
+"""How many stretches are reckoned at a time, to bound memory."""
 
 
 @dataclass
 class Waits:
-    """All waits, by lock, VCPU and time; times in ns.
+    """All waits, by lock, VCPU and time; a row for each, with times in ns.
 
-    `lock` is a place in Attribution.locks. `parts` has a column for each Part. `spun` is how long
-    the waiter was on a CPU and awake, `asleep` how long it was between SLEPT and WOKEN and not
-    kept from a CPU. `shared`: as a reader. `open`: the run ended first. `inside`: it is part of
-    another wait of the same VCPU.
+    `lock` is the lock's place in Attribution.locks. `parts` has a column for each Part: how much of
+    the wait is put down to it. `spun` is how long the waiter was awake on a CPU. `asleep` is how
+    long it was between SLEPT and WOKEN, less the time for which it could have run and had no CPU.
+    `shared` marks the waits of readers, `open` those that the end of the run cut off, `inside`
+    those that are inside another wait of the same VCPU.
     """
 
     vcpu: Ints
@@ -41,18 +47,18 @@ class Waits:
     inside: Bools
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of waits."""
         return len(self.start)
 
 
 @dataclass
 class Delays:
-    """Which VCPU off its CPU kept which wait waiting; a row for each uninterrupted stretch.
+    """All delays: from `start` to `end`, in ns, a VCPU off its CPU kept one wait waiting.
 
-    `event` is the position of the schedule event since which `vcpu` is off its CPU (PREEMPTED,
-    BLOCKED, OFF, or READY: woken, and without a CPU). It owned `lock`, or was the head of its queue
-    (`part`). `wait` is the place of the wait, `start` and `end` are ns. `links` says through how
-    many more waits; without any, `lock` is that of the wait.
+    `event` is the position of the schedule event since which `vcpu` is off its CPU: PREEMPTED,
+    BLOCKED, OFF, or READY where it was woken and has no CPU yet. `vcpu` owned `lock`, or was the
+    head of the queue in front of it; `part` says which. `wait` is the row in Waits. `links` is the
+    number of further waits between that wait and `vcpu`; with 0, `lock` is what it waits for.
     """
 
     event: Ints
@@ -65,18 +71,18 @@ class Delays:
     links: Ints
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of delays."""
         return len(self.start)
 
 
-class Meter:
-    """Asks segments about pieces of lives; `time` has the ns of each position."""
+class Ledger:
+    """Puts the stretches of all waits together; `time` has the ns of each position."""
 
     def __init__(self, events: Events, pairing: Pairing, life: Lives, found: Segments) -> None:
         self.time = pairing.time
         self._vcpus, self._pairing, self._life, self._found = events.vcpus, pairing, life, found
         self._begins = keys(found.view, life.span, found.first)
-        # The pieces that wait for somebody, and the segments from one to before another of each.
+        # The pieces that wait for a view. Piece _looking[i] meets segments _from[i] to _to[i] - 1.
         self._looking = np.flatnonzero(life.waiting & (life.view >= 0)).astype(np.int32)
         first, last = life.first[self._looking], life.last[self._looking]
         view = life.view[self._looking]
@@ -87,7 +93,7 @@ class Meter:
         self._to[more] = np.searchsorted(self._begins, wanted)
 
     def waits(self) -> tuple[Waits, Ints]:
-        """Return the waits with their parts, and the parts of all waiting of each VCPU."""
+        """Return all waits, and the parts of each VCPU's waiting, every instant once."""
         life, waits, time = self._life, self._pairing.waits, self.time
         begin, end = life.at(waits.vcpu, waits.first), life.until(waits.vcpu, waits.last)
         size = len(life.key)
@@ -99,10 +105,11 @@ class Meter:
         kind, mixed, shares = self._kinds(depth > 0)
         parts = np.zeros((len(waits), len(Part)), np.int64)
         by_vcpu = np.zeros((self._vcpus, len(Part)), np.int64)
-        # One buffer for all: there is a place in it for every piece.
+        # One buffer for all parts, to save memory: a number for each piece.
         ns, before = np.empty_like(whole), np.zeros(size + 1, np.int64)
 
         def by_wait(which: Bools, several: Ints | None = None) -> Ints:
+            """Return, for each wait, how long `which` of its pieces are in all."""
             np.multiply(whole, which, out=ns)
             if several is not None:
                 ns[mixed] = several
@@ -127,19 +134,20 @@ class Meter:
         ), by_vcpu
 
     def _kinds(self, within: Bools) -> tuple[NDArray[np.int8], Ints, list[Ints]]:
-        """Return the part that each piece of life is, -1 for none of a wait.
+        """Return the part that each piece is put down to, -1 for a piece outside all waits.
 
-        And the pieces that are several: which, and by Part how much of each.
+        Pieces that meet several segments can have several parts. Also return which pieces these
+        are, and for each Part how many ns of each of these pieces it gets.
         """
         life, found, time = self._life, self._found, self.time
         kind = np.full(len(life.key), -1, np.int8)
-        # Waits that overlap, and are not within one another, or are too deep.
+        # Waits that overlap without one being inside the other, and waits that are too deep.
         kind[within & (life.wait == NOTHING)] = Part.UNKNOWN
         kind[life.wait >= 0] = Part.OWN_BLOCKED
         kind[(life.wait >= 0) & (life.state == State.PREEMPTED)] = Part.OWN_PREEMPTED
         kind[life.waiting & (life.view == GRANTED)] = Part.NO_OWNER
         kind[self._looking] = found.part[self._from]
-        # Of several segments, the first and the last may reach beyond the piece.
+        # The first and the last of several segments may reach beyond the piece.
         many = np.flatnonzero(self._to > self._from + 1)
         mixed, begin, end = self._looking[many], self._from[many], self._to[many] - 1
         before = time[life.first[mixed]] - time[found.first[begin]]
@@ -154,7 +162,7 @@ class Meter:
         return kind, mixed, shares
 
     def delays(self) -> Delays:
-        """Return where VCPUs off their CPUs kept waits waiting."""
+        """Return all delays."""
         found, life, time = self._found, self._life, self.time
         off = np.flatnonzero(found.switch >= 0).astype(np.int32)
         count = np.append(0, np.cumsum(found.switch >= 0, dtype=np.int32))
@@ -164,7 +172,7 @@ class Meter:
         end = time[np.minimum(found.last[segment], life.last[piece])]
         event, wait, links = found.switch[segment], life.wait[piece], found.links[segment]
         del which, member, piece
-        # Rows are in the order of VCPUs and time: one goes on where the one before it ends.
+        # Stretches are in the order of waiters and time: one goes on where the one before ends.
         some = np.flatnonzero(end > start)
         columns = event[some], wait[some], links[some], segment[some]
         event, wait, links, segment = columns
@@ -179,18 +187,18 @@ class Meter:
         return Delays(event, vcpu, lock, part, wait, start[first], end[final], links)
 
     def pairs(self, which: Bools) -> Ints:
-        """Return, by waiter, by VCPU waited for, and by Part, how long in ns `which` waits were."""
+        """Return, by waiter, VCPU waited for, and Part, the ns of `which` waits."""
         found, life, time, vcpus = self._found, self._life, self.time, self._vcpus
         code = found.vcpu * len(Part) + found.part
         size = vcpus * len(Part)
         result = np.zeros(vcpus * size)
         waiter = np.repeat(np.arange(vcpus), np.diff(life.bounds))[self._looking]
         counts = which[life.wait[self._looking]]
-        # The segments of a long wait are many and all its own.
+        # A piece of a long wait can meet millions of segments.
         long = counts & (self._to - self._from > _LONG)
         for i in np.flatnonzero(long).tolist():
             place = int(waiter[i]) * size
-            result[place : place + size] += self._long(i, code, size)
+            result[place : place + size] += self._of_piece(i, code, size)
         short = np.flatnonzero(counts & ~long)
         so_far = np.cumsum((self._to - self._from)[short], dtype=np.int64)
         cuts = np.searchsorted(so_far, np.arange(_ROWS, so_far[-1] if len(short) else 0, _ROWS))
@@ -205,7 +213,8 @@ class Meter:
             result += np.bincount(cell, time[last] - time[first], len(result))
         return result.astype(np.int64).reshape(vcpus, vcpus, len(Part))
 
-    def _long(self, i: int, code: Ints, size: int) -> NDArray[np.float64]:
+    def _of_piece(self, i: int, code: Ints, size: int) -> NDArray[np.float64]:
+        """Return, by `code`, the ns of all stretches of piece _looking[i]."""
         found, life, time = self._found, self._life, self.time
         begin, end, piece = int(self._from[i]), int(self._to[i]), int(self._looking[i])
         first, last = found.first[begin:end].copy(), found.last[begin:end].copy()
@@ -215,10 +224,7 @@ class Meter:
         return np.bincount(code[begin:end][known], ns, size).astype(np.float64)
 
     def chain(self, wait: int, at: int) -> list[tuple[int, int]]:
-        """Return who waits for whom at `at` ns of a wait: (lock, VCPU), then that VCPU's, ...
-
-        The VCPU is -1 where there is none. A circle is shown once.
-        """
+        """Return the chain at time `at`, in ns, of a wait: see Attribution.chain()."""
         life, locks = self._life, len(self._pairing.locks)
         position = int(np.searchsorted(self.time, at, "right")) - 1
         vcpu = int(self._pairing.waits.vcpu[wait])
