@@ -97,6 +97,31 @@ def attribute(events: Events) -> Attribution:
 
     Raises TraceError for a broken table, and for one in which locks, waits and preemptions overlap
     in too many places.
+
+    VCPU 0 is preempted at 20 ns with the lock at 0x1000, and VCPU 1 waits for it:
+
+    >>> from pvlock.trace.attribution import Part
+    >>> rows = [  # time, VCPU, kind, object, other
+    ...     (0, 0, Kind.SCHED_IN, 0, -1), (0, 1, Kind.SCHED_IN, 1, -1),
+    ...     (5, 0, Kind.ACQUIRED, 0x1000, -1), (10, 1, Kind.CONTENDED, 0x1000, -1),
+    ...     (20, 0, Kind.PREEMPTED, 0, -1), (60, 0, Kind.SCHED_IN, 0, -1),
+    ...     (65, 0, Kind.RELEASED, 0x1000, -1), (66, 1, Kind.ACQUIRED, 0x1000, -1),
+    ... ]
+    >>> columns = np.array(rows).T
+    >>> events = Events(*columns, flags=columns[0] * 0, vcpus=2, pcpus=2, start=0, end=70)
+    >>> found = attribute(events)
+    >>> waits = found.waits
+    >>> waits.vcpu.tolist(), waits.start.tolist(), waits.end.tolist()
+    ([1], [10], [66])
+    >>> {part.name: int(waits.parts[0, part]) for part in Part if waits.parts[0, part]}
+    {'OWNER_RUNNING': 15, 'OWNER_PREEMPTED': 40, 'NO_OWNER': 1}
+    >>> event, cost = found.costs()
+    >>> event.tolist(), cost.tolist(), found.ends_at(event).tolist()
+    ([4], [40], [60])
+    >>> int(found.pairs()[1, 0].sum())  # how long VCPU 1 waited for VCPU 0
+    55
+    >>> found.chain(0, 30)  # The wait is for the lock found.locks[0], and so for VCPU 0.
+    [(0, 0)]
     """
     pairing = pair(events)
     queue = queues(events, pairing)

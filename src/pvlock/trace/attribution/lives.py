@@ -66,7 +66,7 @@ class Lives:
 
     `key` is VCPU * span + first. `switch` is the position of the VCPU's latest schedule event, or
     NOTHING. `wait` is the number of its innermost wait, or NOTHING; `view` is what it waits for,
-    GRANTED, or NOTHING. `waiting` marks the pieces in which the VCPU waits for another, on a CPU or
+    GRANTED, or NOTHING. `waiting` marks the pieces in which the VCPU waits for a lock on a CPU, or
     asleep; `asleep` marks those in which it went to sleep for the lock. `bounds` has, for each
     VCPU, the number of its first piece, and last the number of all pieces.
     """
