@@ -17,9 +17,9 @@ from pvlock.trace.columns import Bools, Ints
 from pvlock.trace.events import Events, Flag, Kind
 
 MOST_LOCKS = 256
-"""Locks that are drawn: those that were waited for longest."""
+"""The most locks that are drawn. They are the ones that were waited for longest."""
 MOST_ARROWS = 10_000
-"""Arrows that are drawn: those of the longest delays."""
+"""The most arrows that are drawn. They are those of the longest delays."""
 
 _STATES = {
     Kind.SCHED_IN: "running",
