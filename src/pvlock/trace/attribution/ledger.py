@@ -78,17 +78,22 @@ class Delays:
 class Ledger:
     """Puts the stretches of all waits together; `time` has the ns of each position."""
 
-    def __init__(self, events: Events, pairing: Pairing, life: Lives, found: Segments) -> None:
+    def __init__(self, events: Events, pairing: Pairing, life: Lives, segments: Segments) -> None:
         self.time = pairing.time
-        self._vcpus, self._pairing, self._life, self._found = events.vcpus, pairing, life, found
-        self._begins = keys(found.view, life.span, found.first)
-        # The pieces that wait for a view. Piece _looking[i] meets segments _from[i] to _to[i] - 1.
-        self._looking = np.flatnonzero(life.waiting & (life.view >= 0)).astype(np.int32)
-        first, last = life.first[self._looking], life.last[self._looking]
-        view = life.view[self._looking]
+        self._vcpus, self._pairing, self._life, self._segments = (
+            events.vcpus,
+            pairing,
+            life,
+            segments,
+        )
+        self._begins = keys(segments.view, life.span, segments.first)
+        # The pieces that wait for a view. Piece _pieces[i] meets segments _from[i] to _to[i] - 1.
+        self._pieces = np.flatnonzero(life.waiting & (life.view >= 0)).astype(np.int32)
+        first, last = life.first[self._pieces], life.last[self._pieces]
+        view = life.view[self._pieces]
         self._from = last_at(self._begins, keys(view, life.span, first)).astype(np.int32)
         self._to = self._from + 1
-        more = np.flatnonzero(found.last[self._from] < last)
+        more = np.flatnonzero(segments.last[self._from] < last)
         wanted = keys(view[more], life.span, last[more])
         self._to[more] = np.searchsorted(self._begins, wanted)
 
@@ -97,12 +102,13 @@ class Ledger:
         life, waits, time = self._life, self._pairing.waits, self.time
         begin, end = life.at(waits.vcpu, waits.first), life.until(waits.vcpu, waits.last)
         size = len(life.key)
+        # The number of waits that each piece is in. A wait's pieces are `begin` to `end` - 1.
         depth = np.zeros(size + 1, np.int32)
         np.add.at(depth, begin, 1)
         np.subtract.at(depth, end, 1)
         depth = np.cumsum(depth, dtype=np.int32)[:size]
         whole = time[life.last] - time[life.first]
-        kind, mixed, shares = self._kinds(depth > 0)
+        part_of, mixed, shares = self._parts_of_pieces(depth > 0)
         parts = np.zeros((len(waits), len(Part)), np.int64)
         by_vcpu = np.zeros((self._vcpus, len(Part)), np.int64)
         # One buffer for all parts, to save memory: a number for each piece.
@@ -117,7 +123,7 @@ class Ledger:
             return np.asarray(before[end] - before[begin])
 
         for part in Part:
-            parts[:, part] = by_wait(kind == part, shares[part])
+            parts[:, part] = by_wait(part_of == part, shares[part])
             by_vcpu[:, part] = np.diff(before[life.bounds])
         spun, asleep = by_wait(life.waiting & ~life.asleep), by_wait(life.asleep)
         return Waits(
@@ -133,44 +139,45 @@ class Ledger:
             inside=depth[begin] > 1,
         ), by_vcpu
 
-    def _kinds(self, within: Bools) -> tuple[NDArray[np.int8], Ints, list[Ints]]:
+    def _parts_of_pieces(self, within: Bools) -> tuple[NDArray[np.int8], Ints, list[Ints]]:
         """Return the part that each piece is put down to, -1 for a piece outside all waits.
 
-        Pieces that meet several segments can have several parts. Also return which pieces these
-        are, and for each Part how many ns of each of these pieces it gets.
+        A piece that meets several segments can have several parts. So also return which pieces do,
+        and for each Part a column with the ns that it gets of each of them. `within` marks the
+        pieces that are in a wait.
         """
-        life, found, time = self._life, self._found, self.time
-        kind = np.full(len(life.key), -1, np.int8)
+        life, segments, time = self._life, self._segments, self.time
+        part_of = np.full(len(life.key), -1, np.int8)
         # Waits that overlap without one being inside the other, and waits that are too deep.
-        kind[within & (life.wait == NOTHING)] = Part.UNKNOWN
-        kind[life.wait >= 0] = Part.OWN_BLOCKED
-        kind[(life.wait >= 0) & (life.state == State.PREEMPTED)] = Part.OWN_PREEMPTED
-        kind[life.waiting & (life.view == GRANTED)] = Part.NO_OWNER
-        kind[self._looking] = found.part[self._from]
+        part_of[within & (life.wait == NOTHING)] = Part.UNKNOWN
+        part_of[life.wait >= 0] = Part.OWN_BLOCKED
+        part_of[(life.wait >= 0) & (life.state == State.PREEMPTED)] = Part.OWN_PREEMPTED
+        part_of[life.waiting & (life.view == GRANTED)] = Part.NO_OWNER
+        part_of[self._pieces] = segments.part[self._from]
         # The first and the last of several segments may reach beyond the piece.
         many = np.flatnonzero(self._to > self._from + 1)
-        mixed, begin, end = self._looking[many], self._from[many], self._to[many] - 1
-        before = time[life.first[mixed]] - time[found.first[begin]]
-        after = time[found.last[end]] - time[life.last[mixed]]
-        whole = time[found.last] - time[found.first]
+        mixed, begin, end = self._pieces[many], self._from[many], self._to[many] - 1
+        before = time[life.first[mixed]] - time[segments.first[begin]]
+        after = time[segments.last[end]] - time[life.last[mixed]]
+        whole = time[segments.last] - time[segments.first]
         shares = []
         for part in Part:
-            mine = found.part == part
+            mine = segments.part == part
             so_far = sums(whole * mine)
             beyond = before * mine[begin] + after * mine[end]
             shares.append(so_far[end + 1] - so_far[begin] - beyond)
-        return kind, mixed, shares
+        return part_of, mixed, shares
 
     def delays(self) -> Delays:
         """Return all delays."""
-        found, life, time = self._found, self._life, self.time
-        off = np.flatnonzero(found.switch >= 0).astype(np.int32)
-        count = np.append(0, np.cumsum(found.switch >= 0, dtype=np.int32))
+        segments, life, time = self._segments, self._life, self.time
+        off = np.flatnonzero(segments.switch >= 0).astype(np.int32)
+        count = np.append(0, np.cumsum(segments.switch >= 0, dtype=np.int32))
         which, member = expand(count[self._from], count[self._to])
-        segment, piece = off[member], self._looking[which]
-        start = time[np.maximum(found.first[segment], life.first[piece])]
-        end = time[np.minimum(found.last[segment], life.last[piece])]
-        event, wait, links = found.switch[segment], life.wait[piece], found.links[segment]
+        segment, piece = off[member], self._pieces[which]
+        start = time[np.maximum(segments.first[segment], life.first[piece])]
+        end = time[np.minimum(segments.last[segment], life.last[piece])]
+        event, wait, links = segments.switch[segment], life.wait[piece], segments.links[segment]
         del which, member, piece
         # Stretches are in the order of waiters and time: one goes on where the one before ends.
         some = np.flatnonzero(end > start)
@@ -179,21 +186,21 @@ class Ledger:
         start, end = start[some], end[some]
         goes_on = (start[1:] == end[:-1]) & (wait[1:] == wait[:-1])
         goes_on &= (event[1:] == event[:-1]) & (links[1:] == links[:-1])
-        goes_on &= found.part[segment[1:]] == found.part[segment[:-1]]
-        goes_on &= found.lock[segment[1:]] == found.lock[segment[:-1]]
+        goes_on &= segments.part[segment[1:]] == segments.part[segment[:-1]]
+        goes_on &= segments.lock[segment[1:]] == segments.lock[segment[:-1]]
         first, final = starts(len(some), goes_on), stops(len(some), goes_on)
         event, wait, links, segment = event[first], wait[first], links[first], segment[first]
-        vcpu, lock, part = found.vcpu[segment], found.lock[segment], found.part[segment]
+        vcpu, lock, part = segments.vcpu[segment], segments.lock[segment], segments.part[segment]
         return Delays(event, vcpu, lock, part, wait, start[first], end[final], links)
 
     def pairs(self, which: Bools) -> Ints:
         """Return, by waiter, VCPU waited for, and Part, the ns of `which` waits."""
-        found, life, time, vcpus = self._found, self._life, self.time, self._vcpus
-        code = found.vcpu * len(Part) + found.part
+        segments, life, time, vcpus = self._segments, self._life, self.time, self._vcpus
+        code = segments.vcpu * len(Part) + segments.part
         size = vcpus * len(Part)
         result = np.zeros(vcpus * size)
-        waiter = np.repeat(np.arange(vcpus), np.diff(life.bounds))[self._looking]
-        counts = which[life.wait[self._looking]]
+        waiter = np.repeat(np.arange(vcpus), np.diff(life.bounds))[self._pieces]
+        counts = which[life.wait[self._pieces]]
         # A piece of a long wait can meet millions of segments.
         long = counts & (self._to - self._from > _LONG)
         for i in np.flatnonzero(long).tolist():
@@ -204,22 +211,22 @@ class Ledger:
         cuts = np.searchsorted(so_far, np.arange(_ROWS, so_far[-1] if len(short) else 0, _ROWS))
         for some in np.split(short, cuts + 1):
             row, segment = expand(self._from[some], self._to[some])
-            known = found.vcpu[segment] >= 0
+            known = segments.vcpu[segment] >= 0
             row, segment = some[row[known]], segment[known]
-            piece = self._looking[row]
-            first = np.maximum(found.first[segment], life.first[piece])
-            last = np.minimum(found.last[segment], life.last[piece])
+            piece = self._pieces[row]
+            first = np.maximum(segments.first[segment], life.first[piece])
+            last = np.minimum(segments.last[segment], life.last[piece])
             cell = waiter[row] * size + code[segment]
             result += np.bincount(cell, time[last] - time[first], len(result))
         return result.astype(np.int64).reshape(vcpus, vcpus, len(Part))
 
     def _of_piece(self, i: int, code: Ints, size: int) -> NDArray[np.float64]:
-        """Return, by `code`, the ns of all stretches of piece _looking[i]."""
-        found, life, time = self._found, self._life, self.time
-        begin, end, piece = int(self._from[i]), int(self._to[i]), int(self._looking[i])
-        first, last = found.first[begin:end].copy(), found.last[begin:end].copy()
+        """Return, by `code`, the ns of all stretches of piece _pieces[i]."""
+        segments, life, time = self._segments, self._life, self.time
+        begin, end, piece = int(self._from[i]), int(self._to[i]), int(self._pieces[i])
+        first, last = segments.first[begin:end].copy(), segments.last[begin:end].copy()
         first[0], last[-1] = life.first[piece], life.last[piece]
-        known = found.vcpu[begin:end] >= 0
+        known = segments.vcpu[begin:end] >= 0
         ns = (time[last] - time[first])[known]
         return np.bincount(code[begin:end][known], ns, size).astype(np.float64)
 
@@ -235,7 +242,7 @@ class Ledger:
             if view < 0 or not life.waiting[piece]:
                 break
             key = view * life.span + position
-            vcpu = int(self._found.owner[int(np.searchsorted(self._begins, key, "right")) - 1])
+            vcpu = int(self._segments.owner[int(np.searchsorted(self._begins, key, "right")) - 1])
             if (view % locks, vcpu) in found:
                 break
             found.append((view % locks, vcpu))

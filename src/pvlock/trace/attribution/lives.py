@@ -111,13 +111,14 @@ def lives(events: Events, pairing: Pairing, queue: Queues) -> Lives:
     ends = waits.last[closed]
     key, bounds, piece_of = _pieces(events, pairing, queue, [sched, sleep, ends, stages.first])
     size, origins = len(key), bounds[:-1]
+    # A VCPU that has had no schedule event yet is blocked.
     kinds = np.full(256, State.BLOCKED, np.int8)
     kinds[list(_STATE_OF)] = list(_STATE_OF.values())
     number = np.arange(len(sched), dtype=np.int32)
     number = fill(size, piece_of[sched], number, origins, NOTHING)
     switch = pick(sched, number, NOTHING)
     state = pick(kinds[events.kind[sched]], number, State.BLOCKED)
-    # Each of SLEPT and WOKEN, LOST, and a stage or a wait that follows says anew who is asleep.
+    # A VCPU is asleep from SLEPT on, to WOKEN, LOST, its next stage, or the end of a wait.
     awake = np.append(stages.first, ends)
     slept = np.append(events.kind[sleep] == Kind.SLEPT, np.zeros(len(awake), bool))
     asleep = fill(size, piece_of[np.append(sleep, awake)], slept, origins, False).astype(bool)
