@@ -21,7 +21,7 @@ parts of a wait add up to it exactly.
 Glossary
 --------
 
-In the order in which the modules find the things:
+In the order in which the modules come to them:
 
 position   The number of an event in the table of events. An interval [first, last) is a pair of
            positions: it begins at the time of one event and ends at the time of the other. The
@@ -44,8 +44,9 @@ claim      An interval in which a view cannot be had because of one VCPU (claims
 segment    An interval of a view in which the same claim counts, or none (blame.py).
 link       From a VCPU that answers for a view to another view for which it waits itself. Links
            that follow each other make a chain (blame.py).
+part       One of the nine things that waiting is put down to (part.py).
 stretch    The overlap of a piece that waits for a view with a segment of that view. All of it is
-           put down to one Part and one VCPU (ledger.py).
+           put down to one part and one VCPU (ledger.py).
 delay      Stretches of one wait, without a break between them, that are put down to one absence of
            one VCPU from its CPU (ledger.py).
 
