@@ -11,10 +11,10 @@ analyses it.
 A wait or a hold that is open at the end of the table lasted to the end of the run. Waits of one
 VCPU nest: on its way to sleep for a mutex it may wait for the spinlock around the list of sleepers.
 
-The events of one VCPU are in the order in which it did them. Those of different VCPUs are as exact
-as the clock that they share: on the emulator a CPU may be `skew_ns` ahead of another, so that a
-lock can be ACQUIRED up to that time before its last owner's RELEASED. The owner is whoever ACQUIRED
-it, or was GRANTED it, last and has not RELEASED it.
+The events of one VCPU are in the order in which it did them. The order of events of different VCPUs
+is as exact as the clock that they share. On the emulator a CPU may be `skew_ns` ahead of another,
+so a lock can be ACQUIRED up to that time before its last owner's RELEASED. The owner of a lock is
+the VCPU that was the last to get it, by ACQUIRED or by another's GRANTED, and has not RELEASED it.
 """
 
 import enum
