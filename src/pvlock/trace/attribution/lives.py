@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The life of each VCPU: pieces in which it is in one state and waits for one thing.
+"""The life of each VCPU, cut into pieces in which it is in one state and waits for one view.
 
-A piece begins with every event that changes either. What a VCPU waits for is its innermost wait. It
-waits in the lock's queue until it is the head of it, then, or without a queue, for the lock itself.
-These are the two `views` of a lock: view `lock` is what its owners do; view `lock` + the number of
-locks is what its owners and the head of its queue do.
+A piece begins with every event that changes the state or the view. A VCPU in several waits, one
+inside another, waits for the lock of the innermost. A lock has two views, since two sets of VCPUs
+can stand between a waiter and the lock:
+
+- The owners alone. View number `lock`, for a waiter without a queue, and for the head of one.
+- The owners, and the head of the queue. View number `lock` + the number of locks, for a waiter that
+  has others before it in the queue.
 """
 
 from dataclasses import dataclass
@@ -13,9 +16,12 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from pvlock.trace.attribution.pairing import Pairing
+from pvlock.trace.attribution.queues import Queues
 from pvlock.trace.columns import (
     Bools,
     Ints,
+    among,
     distinct,
     fill,
     keys,
@@ -25,11 +31,9 @@ from pvlock.trace.columns import (
     sums,
 )
 from pvlock.trace.events import Events, Kind
-from pvlock.trace.queues import Queues
-from pvlock.trace.waits import Pairing
 
 _DEEPEST = 8
-"""Waits inside one another; no lock needs more, and what is deeper counts as unknown."""
+"""How many waits may be inside one another. No lock needs more; deeper ones count as unknown."""
 
 
 class State(IntEnum):
@@ -37,9 +41,9 @@ class State(IntEnum):
 
     RUNNING = 0
     PREEMPTED = 1
-    """It could run and has no CPU."""
+    """The VCPU could run and has no CPU."""
     BLOCKED = 2
-    """It waits for an interrupt, or is off."""
+    """The VCPU waits for an interrupt, or is off."""
 
 
 _STATE_OF = {
@@ -51,17 +55,20 @@ _STATE_OF = {
 }
 
 NOTHING = -1
+"""Stands for a view, a wait or an event where there is none."""
 GRANTED = -2
-"""Instead of a view: the lock is this VCPU's already."""
+"""Stands for a view where the lock that the VCPU waits for is its own already."""
 
 
 @dataclass
 class Lives:
-    """Pieces of the lives of all VCPUs, by VCPU and time: [first, last) and what is in them.
+    """The pieces [first, last) of the lives of all VCPUs, by VCPU and time.
 
-    `key` is VCPU * span + first. `switch` is the last schedule event of the VCPU up to there, or
-    NOTHING. `wait` is the innermost wait, or NOTHING. `view` is what it waits for. `waiting`: it
-    waits for somebody else, awake, or `asleep` for that. `bounds`: where each VCPU's pieces begin.
+    `key` is VCPU * span + first. `switch` is the position of the VCPU's latest schedule event, or
+    NOTHING. `wait` is the number of its innermost wait, or NOTHING; `view` is what it waits for,
+    GRANTED, or NOTHING. `waiting` marks the pieces in which the VCPU waits for a lock on a CPU, or
+    asleep; `asleep` marks those in which it went to sleep for the lock. `bounds` has, for each
+    VCPU, the number of its first piece, and last the number of all pieces.
     """
 
     span: int
@@ -79,7 +86,7 @@ class Lives:
     _piece_of: Ints
 
     def at(self, vcpu: Ints, position: Ints) -> Ints:
-        """Return the piece of each VCPU that a position is in; the last one at the very end."""
+        """Return, for each VCPU, its piece that a position is in; its last at the table's end."""
         result: Ints = self.bounds[vcpu + 1] - 1
         inside = np.flatnonzero(position < self.span - 1)
         result[inside] = self._piece_of[position[inside]]
@@ -89,49 +96,39 @@ class Lives:
         return result
 
     def until(self, vcpu: Ints, position: Ints) -> Ints:
-        """Return the end of the pieces of each VCPU that begin before a position."""
+        """Return, for each VCPU, the number after its last piece that begins before a position."""
         piece = self.at(vcpu, position)
         result: Ints = piece + (self.first[piece] < position)
         return result
 
 
 def lives(events: Events, pairing: Pairing, queue: Queues) -> Lives:
-    """Return the pieces of all VCPUs' lives, each from the beginning to the end of the table."""
+    """Cut the life of every VCPU, from the beginning to the end of the table, into pieces."""
     span, waits, stages = pairing.span, pairing.waits, pairing.stages
     sched = np.flatnonzero(events.kind <= Kind.READY).astype(np.int32)
-    sleep = np.flatnonzero(_is_sleep(events)).astype(np.int32)
+    sleep = np.flatnonzero(among(events.kind, Kind.SLEPT, Kind.WOKEN, Kind.LOST)).astype(np.int32)
     closed = waits.last < span - 1
     ends = waits.last[closed]
     key, bounds, piece_of = _pieces(events, pairing, queue, [sched, sleep, ends, stages.first])
     size, origins = len(key), bounds[:-1]
+    # A VCPU that has had no schedule event yet is blocked.
     kinds = np.full(256, State.BLOCKED, np.int8)
     kinds[list(_STATE_OF)] = list(_STATE_OF.values())
     number = np.arange(len(sched), dtype=np.int32)
     number = fill(size, piece_of[sched], number, origins, NOTHING)
     switch = pick(sched, number, NOTHING)
     state = pick(kinds[events.kind[sched]], number, State.BLOCKED)
+    # A VCPU is asleep from SLEPT on, to WOKEN, LOST, its next stage, or the end of a wait.
     awake = np.append(stages.first, ends)
-    asleep = fill(
-        size,
-        piece_of[np.append(sleep, awake)],
-        np.append(events.kind[sleep] == Kind.SLEPT, np.zeros(len(awake), bool)),
-        origins,
-        False,
-    ).astype(bool)
-    outer = _stage_after(pairing)[closed]
-    number = np.arange(len(stages.first), dtype=np.int32)
-    places = piece_of[np.append(stages.first, ends)]
-    stage = fill(size, places, np.append(number, outer), origins, NOTHING)
+    slept = np.append(events.kind[sleep] == Kind.SLEPT, np.zeros(len(awake), bool))
+    asleep = fill(size, piece_of[np.append(sleep, awake)], slept, origins, False).astype(bool)
+    # After a wait inside another, the stage around it goes on.
+    number = np.append(np.arange(len(stages.first), dtype=np.int32), _stage_after(pairing)[closed])
+    stage = fill(size, piece_of[np.append(stages.first, ends)], number, origins, NOTHING)
     first = (key % span).astype(np.int32)
     last = np.append(first[1:], 0)[:size]
     last[bounds[1:] - 1] = span - 1
-    some = np.flatnonzero(stage >= 0)
-    wait, view = (np.full(size, NOTHING, np.int32) for _ in range(2))
-    wait[some] = mine = stages.wait[stage[some]]
-    lock = waits.lock[mine]
-    behind = first[some] < queue.behind[stage[some]]
-    wanted = np.where(behind, lock + len(pairing.locks), lock)
-    view[some] = np.where(first[some] >= pairing.granted[mine], GRANTED, wanted)
+    wait, view = _views(pairing, queue, first, stage)
     running, blocked = state == State.RUNNING, state == State.BLOCKED
     waiting = (wait >= 0) & (running | (asleep & blocked))
     asleep &= waiting
@@ -141,19 +138,25 @@ def lives(events: Events, pairing: Pairing, queue: Queues) -> Lives:
     )  # fmt: skip
 
 
-def _is_sleep(events: Events) -> Bools:
-    kind = events.kind
-    result: Bools = (kind == Kind.SLEPT) | (kind == Kind.WOKEN) | (kind == Kind.LOST)
-    return result
+def _views(pairing: Pairing, queue: Queues, first: Ints, stage: Ints) -> tuple[Ints, Ints]:
+    """Return the wait and the view of each piece, which begins at `first` and is in `stage`."""
+    wait, view = (np.full(len(first), NOTHING, np.int32) for _ in range(2))
+    some = np.flatnonzero(stage >= 0)
+    wait[some] = mine = pairing.stages.wait[stage[some]]
+    lock = pairing.waits.lock[mine]
+    queued = first[some] < queue.queued_until[stage[some]]
+    wanted = np.where(queued, lock + len(pairing.locks), lock)
+    view[some] = np.where(first[some] >= pairing.granted[mine], GRANTED, wanted)
+    return wait, view
 
 
 def _pieces(
     events: Events, pairing: Pairing, queue: Queues, own: list[Ints]
 ) -> tuple[Ints, Ints, Ints]:
-    """Return the keys of all pieces, where each VCPU's begin, and which piece each event is in.
+    """Return the keys of all pieces, their bounds by VCPU, and which piece each event is in.
 
-    `own` are the events that begin pieces of their VCPUs' lives. Being granted a lock, and becoming
-    the head of a queue, are events of others.
+    A piece begins with each of the VCPU's `own` events, and where another VCPU's event grants it a
+    lock or makes it the head of a queue.
     """
     span, waits, count = pairing.span, pairing.waits, len(events)
     granted = np.flatnonzero(pairing.granted < waits.last)
@@ -171,7 +174,7 @@ def _pieces(
     ]
     foreign = distinct(np.concatenate(others))
     at = np.searchsorted(every, foreign)
-    # A VCPU that grants itself a lock, or begins with the table, is there already.
+    # Where an own event of the VCPU has the same position, that event begins the piece already.
     inside = np.flatnonzero(at < count)
     inside = inside[(every[at[inside]] == foreign[inside]) & begins[at[inside]]]
     foreign, at = np.delete(foreign, inside), np.delete(at, inside)
@@ -189,12 +192,12 @@ def _pieces(
 
 
 def _stage_after(pairing: Pairing) -> Ints:
-    """Return, by wait, the stage of the wait around it that goes on when it ends, or NOTHING."""
+    """Return, for each wait inside another, the other's stage that goes on after it, or NOTHING."""
     waits, stages, span = pairing.waits, pairing.stages, pairing.span
     result = np.full(len(waits), NOTHING, np.int32)
     begin, end = (keys(waits.vcpu, span, position) for position in (waits.first, waits.last))
     order = np.argsort(begin, kind="stable")
-    # How many waits of the VCPU are open when each begins: those before it less those ended.
+    # The depth of a wait: how many of its VCPU's waits began before it and have not ended.
     depth = np.empty(len(waits), np.int64)
     depth[order] = np.arange(len(waits)) - np.searchsorted(np.sort(end), begin[order])
     level = order[depth[order] == 0]
