@@ -25,7 +25,7 @@ struct hlist_head {
 	struct hlist_node *first;
 } __attribute__((preserve_access_index));
 
-/* task_struct, and what of it only we need. */
+/* What this program needs of a task_struct beside what kernel.h has of it. */
 struct task_struct___kvm {
 	struct hlist_head preempt_notifiers;
 } __attribute__((preserve_access_index));
@@ -87,7 +87,7 @@ struct {
 	TYPE(value, struct thread);
 } threads SEC(".maps");
 
-/* The process of the VM, so that all others on this host pay for one comparison. */
+/* The process of the VM. The threads of all other processes cost one comparison. */
 int vmm;
 
 static inline void record(struct thread *thread, u32 what, u64 time_ns)
@@ -160,7 +160,7 @@ int switched(struct sched_switch *args)
 	return 0;
 }
 
-/* Also called for a thread that had not yet left its CPU, which is no news. */
+/* The kernel also wakes a thread that has not left its CPU yet: then nothing is recorded. */
 SEC("tp_btf/sched_wakeup")
 int woken(struct task_struct **args)
 {
@@ -187,13 +187,15 @@ int enter(const u32 *vcpu)
 	thread = bpf_task_storage_get(&threads, current, &new, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!thread)
 		return -EAGAIN;
-	/* In this order a switch meanwhile goes unrecorded, out and in; in the other, half of it. */
+	/* A switch between these two lines is not recorded at all. In the other order, half of it
+	 * would be.
+	 */
 	record(thread, IN, bpf_ktime_get_ns());
 	*(volatile u32 *)&thread->recorded = 1;
 	return 0;
 }
 
-/* Whoever does not enter the guest is off, for the trace. Returns as `enter`. */
+/* For a trace, a VCPU whose thread does not enter the guest is off. Returns what `enter` does. */
 SEC("syscall")
 int leave(const u32 *unused)
 {

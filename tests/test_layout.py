@@ -93,9 +93,23 @@ def test_a_library_without_the_table_is_of_another_version(
         libunicorn.libvcpu.__wrapped__()
 
 
+def source() -> str:
+    """Return native/vcpu.c without its comments."""
+    return re.sub(r"/\*.*?\*/|//[^\n]*", "", SOURCE.read_text(), flags=re.DOTALL)
+
+
+def test_exits_have_the_numbers_that_c_gives_them() -> None:
+    body = re.search(r"^enum exit_reason \{(.*?)\};", source(), re.DOTALL | re.MULTILINE)
+    assert body
+    names = re.findall(r"\bEXIT_(\w+)", body[1])
+    assert "=" not in body[1]
+    assert names == [reason.name for reason in vcpu.Exit]
+    assert list(vcpu.Exit) == list(range(len(names)))
+
+
 def test_the_table_in_c_names_every_field() -> None:
     """A field that is missing in it would not be compared."""
-    text = re.sub(r"/\*.*?\*/|//[^\n]*", "", SOURCE.read_text(), flags=re.DOTALL)
+    text = source()
     for name in vcpu.STRUCTURES:
         body = re.search(rf"^struct {name} \{{(.*?)^\}};", text, re.DOTALL | re.MULTILINE)
         assert body, name

@@ -53,6 +53,7 @@ def test_every_switch_and_every_sample(
             _, where, count, _, own_not_zero = machine.console.text.split()
             samples = machine.memory.read(int(where, 16), int(count) * 32, "samples")
             exits = machine.usage().exits
+        recorder.wait_for_end(range(VCPUS))
         changes = judge(recorder.records(), policy)
         switches = recorder.count
     assert own_not_zero == "0"

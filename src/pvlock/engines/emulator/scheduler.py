@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The host's scheduler in virtual time: which VCPU is on which simulated CPU, and its flag.
 
-One first-in first-out queue for all CPUs, round robin with a time slice: simpler than a host's real
-scheduler and work-conserving, so that results depend on preemption and not on load balancing.
-The queue knows nothing of Unicorn; vm.py tells it what happened and when.
+All CPUs share one first-in first-out queue, and take turns of one slice. This is simpler than a
+host's real scheduler, and no CPU idles while a VCPU waits: results depend on preemption and not on
+load balancing. The scheduler knows nothing of Unicorn; vm.py tells it what happened and when.
 """
 
 import enum
@@ -89,7 +89,7 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
-        """No CPU runs a VCPU."""
+        """Whether no CPU runs a VCPU."""
         return not any(vcpu is not None for vcpu in self.on)
 
     def flag(self, vcpu: int) -> bool:
@@ -111,7 +111,7 @@ class Scheduler:
                 return
 
     def slice_end(self, cpu: int) -> None:
-        """The slice of the VCPU on `cpu` is over: the next in the queue, if any, takes the CPU."""
+        """Give `cpu`, where a slice is over, to the next VCPU in the queue, if there is one."""
         vcpu, now = self._running(cpu), self.cpus.clock(cpu)
         if not self.queue:
             self.cpus.assign(cpu, vcpu, now, now + self.slice_ns)
@@ -121,11 +121,11 @@ class Scheduler:
         self._switch_in(cpu, now)
 
     def block(self, cpu: int) -> None:
-        """The VCPU on `cpu` waits for an interrupt."""
+        """Take the VCPU off `cpu` until an interrupt wakes it."""
         self._leave(cpu, Place.BLOCKED, HostEvent.WFI)
 
     def off(self, cpu: int) -> None:
-        """The VCPU on `cpu` was turned off."""
+        """Take the VCPU off `cpu` until it is turned on again."""
         self._leave(cpu, Place.OFF, HostEvent.OFF)
 
     def yield_(self, cpu: int) -> None:
@@ -262,11 +262,11 @@ class ScriptedScheduler(Scheduler):
             self._switch_in(self._wanted.index(vcpu), now)
 
     def slice_end(self, cpu: int) -> None:
-        """Slices do not end here."""
+        """Begin another slice: a script alone ends the turn of a VCPU."""
         self.cpus.assign(cpu, self._running(cpu), self.cpus.clock(cpu), 1 << 62)
 
     def yield_(self, cpu: int) -> None:
-        """WFE gives nothing away here."""
+        """Do nothing: a script alone ends the turn of a VCPU."""
 
     def _switch_in(self, cpu: int, now: int) -> None:
         vcpu = self._wanted[cpu]

@@ -169,7 +169,7 @@ _PMUSERENR_EL0, _HCR_EL2, _MDCR_EL2, _VTTBR_EL2, _VTCR_EL2, _SCR_EL3 = (
 )
 _SCR = 3 << 16 | 1 << 10 | 1 << 8 | 0x30 | 1  # API, APK, RW, HCE, RES1, NS
 _HCR = 3 << 40 | 1 << 31 | 1 << 19 | 1 << 13 | 1  # API, APK, RW: EL1 is AArch64, TSC, TWI, VM
-# There is no PMU: EL2 traps what would be its registers, from EL0 too if EL1 does not first.
+# There is no PMU: its registers trap to EL2, from EL0 too, because EL1 would let EL0 have them.
 _MDCR, _PMUSERENR = 1 << 6, 1  # TPM; EN
 
 Mapping = tuple[int, int, int]

@@ -41,9 +41,10 @@ from pvlock.engines.emulator.vcpu import (
 )
 from pvlock.errors import EngineError, GuestStalled, StateError
 
-# Costs in ns that are not options, where an instruction costs 1 and a trap `exit_ns`: an exception
-# that the guest takes itself; a TLBI or IC, which all VCPUs must hear of; a GIC or timer register,
-# which KVM's hardware answers without a trap.
+# These costs in ns are not options. The first is what an exception costs that the guest takes
+# itself. The second is what a TLBI or IC costs, because all VCPUs must hear of it. The third is what
+# a GIC or timer register costs, which hardware answers for KVM without a trap. An instruction costs
+# 1 ns, and a trap costs `exit_ns`.
 EXCEPTION_NS = 50
 MAINTENANCE_NS = 200
 SYSREG_NS = 20
@@ -70,7 +71,7 @@ class VmMemory:
         raise EngineError(f"IPA {ipa:#x} is not in a memory slot")
 
     def is_memory(self, ipa: int) -> bool:
-        """A slot holds this address."""
+        """Tell whether a slot holds this address."""
         return any(base <= ipa < base + length for base, length, *_ in self.slots)
 
 

@@ -17,7 +17,7 @@ _RING_SIZE = 1 << 20
 
 
 class Switches:
-    """What the kernel records of the threads that are between enter and leave."""
+    """Records the switches of every thread from its call of enter() to its call of leave()."""
 
     def __init__(
         self, vcpus: int, cpus: Mapping[int, int] | None = None, ring_size: int = _RING_SIZE
@@ -45,7 +45,7 @@ class Switches:
 
     @property
     def lost(self) -> tuple[int, ...]:
-        """By VCPU, the records that found no place, because nobody took the ones before."""
+        """By VCPU, how many records were lost because the ring was full of older ones."""
         return struct.unpack_from(f"<{self._vcpus}Q", self._lost)
 
     def enter(self, vcpu: int) -> None:
@@ -66,7 +66,7 @@ class Switches:
         taken = bytearray()
         last = self._last
         for monotonic, vcpu, cpu, number in SWITCH.iter_unpack(self._ring.take()):
-            # A clock that was read anew may be behind by what it was off before.
+            # Since the clock was corrected, it may be behind what it said before.
             last[vcpu] = max(last[vcpu], clock(monotonic))
             cpu = 0 if number == HostEvent.READY else self._cpus.get(cpu, cpu)
             taken += SWITCH.pack(last[vcpu], vcpu, cpu, number)
