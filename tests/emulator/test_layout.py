@@ -12,7 +12,7 @@ from pvlock.engines.emulator import libunicorn, vcpu
 from pvlock.engines.emulator.engine import EmulatorEngine
 from pvlock.errors import EngineError
 
-SOURCE = Path(__file__).resolve().parents[1] / "native" / "vcpu.c"
+SOURCE = Path(__file__).resolve().parents[2] / "native" / "vcpu.c"
 SWAPPED_WORKER = """\
 import ctypes
 from pvlock.engines.emulator import vcpu, worker

@@ -21,7 +21,7 @@ from pvlock.engines.contract import (
 from pvlock.errors import GuestStalled
 from pvlock.memory_map import RAM_BASE
 
-SOURCE = Path(__file__).resolve().parents[1] / "bpf" / "switches.bpf.c"
+SOURCE = Path(__file__).resolve().parents[2] / "bpf" / "switches.bpf.c"
 CODES = {"u64": "q", "u32": "i", "unsigned short": "H"}
 """What a C type of the record is to struct.Struct; Python reads the first two as signed."""
 SLEEP = struct.pack("<2I", 0xD503207F, 0x17FFFFFF)  # WFI; B .-4
