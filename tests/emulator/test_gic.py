@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvlock.engines.emulator import gic_cpu as icc
-from pvlock.engines.emulator.gic import Gic
-from pvlock.engines.emulator.gic_cpu import SPURIOUS, Key, Line
+import icc
+from pvlock.engines.emulator.gic import SPURIOUS, Gic, Key, Line
 from pvlock.memory_map import GICD_SIZE, GICR_STRIDE
 
 QUIET, IRQ, FIQ = Line(False, False), Line(True, False), Line(False, True)
@@ -44,7 +43,7 @@ class Guest:
             for name, step in steps.items():
                 if name != forget:
                     step(vcpu)
-        self.gic.changed.clear()
+        self.gic.take_changed()
 
     def sgi_base(self, vcpu: int, offset: int, value: int, size: int = 4) -> None:
         self.gic.redistributor_write(vcpu * GICR_STRIDE + SGI_BASE + offset, size, value)
@@ -142,9 +141,9 @@ def test_priority_must_be_above_the_mask(pmr: int, priority: int, line: Line) ->
 def test_each_enable_takes_effect_while_pending() -> None:
     guest = Guest(forget="ICC_PMR_EL1")
     guest.send(0, sgi(3, 0b001))
-    guest.gic.changed.clear()
+    guest.gic.take_changed()
     guest.msr(0, icc.ICC_PMR_EL1, 0xFF)
-    assert guest.gic.changed == {0}
+    assert guest.gic.take_changed() == {0}
     assert guest.lines()[0] == IRQ
 
 
@@ -349,7 +348,7 @@ def test_sgi_targets(value: int, targets: set[int]) -> None:
     guest = Guest([0x0, 0x1, 0x2, 0x100, 0x1_0000, 0x11])
     guest.send(0, value)
     assert guest.interrupted() == targets
-    assert guest.gic.changed == targets
+    assert guest.gic.take_changed() == targets
     assert all(guest.ack(vcpu) == 1 for vcpu in targets)
 
 
@@ -366,7 +365,7 @@ def test_every_sgi(intid: int) -> None:
 def test_level_ppi_pends_while_high() -> None:
     guest = Guest()
     guest.gic.set_level(1, TIMER, True)
-    assert guest.gic.changed == {1}
+    assert guest.gic.take_changed() == {1}
     assert guest.lines() == [QUIET, IRQ, QUIET]
     assert guest.ack(1) == TIMER
     assert guest.lines()[1] == QUIET  # active and pending
@@ -418,9 +417,9 @@ def test_spi_goes_where_irouter_says(intid: int) -> None:
     guest.gic.distributor_write(IROUTER + 8 * intid, 4, 1)
     assert guest.lines() == [QUIET, IRQ, QUIET]
     assert guest.ack(1) == intid
-    guest.gic.changed.clear()
+    guest.gic.take_changed()
     guest.end(intid, vcpu=1)
-    assert guest.gic.changed == {0, 1, 2}
+    assert guest.gic.take_changed() == {0, 1, 2}
     assert guest.lines()[1] == IRQ
 
 
@@ -688,14 +687,14 @@ def test_any_accesses_keep_the_state_sound(steps: list[Step], set_up: bool) -> N
         guest.gic = Gic(guest.affinities)
     for name, args in steps:
         before = guest.lines()
-        guest.gic.changed.clear()
+        guest.gic.take_changed()
         result = getattr(guest.gic, name)(*args)
         if name.endswith("or_read"):
             assert 0 <= result < 1 << 8 * int(str(args[1]))
         elif name == "sysreg_read":
             assert result is None or 0 <= result < 2**64
         changed = {vcpu for vcpu, line in enumerate(guest.lines()) if line != before[vcpu]}
-        assert changed <= guest.gic.changed
+        assert changed <= guest.gic.take_changed()
         check(guest)
 
 

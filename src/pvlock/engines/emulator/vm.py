@@ -42,9 +42,9 @@ from pvlock.engines.emulator.vcpu import (
 from pvlock.errors import EngineError, GuestStalled, StateError
 
 # These costs in ns are not options. The first is what an exception costs that the guest takes
-# itself. The second is what a TLBI or IC costs, because all VCPUs must hear of it. The third is what
-# a GIC or timer register costs, which hardware answers for KVM without a trap. An instruction costs
-# 1 ns, and a trap costs `exit_ns`.
+# itself. The second is what a TLBI or IC costs, because all VCPUs must hear of it. The third is
+# what a GIC or timer register costs, which hardware answers for KVM without a trap. An instruction
+# costs 1 ns, and a trap costs `exit_ns`.
 EXCEPTION_NS = 50
 MAINTENANCE_NS = 200
 SYSREG_NS = 20
@@ -279,7 +279,7 @@ class Vm:
             heapq.heappop(self._events)[2](now)
         self._native.vm_fire_timers(c.byref(self._vm), now)
         self._wake_all(now)
-        due = self._vm.timer_due
+        due = int(self._vm.timer_due)
         return min(due, self._events[0][0]) if self._events else due
 
     def _idle_until(self, time: int) -> None:
@@ -300,7 +300,8 @@ class Vm:
     def _entered(self, vcpu: int) -> None:
         """Do what KVM does when it puts a VCPU on a CPU (kvm_arch_vcpu_load).
 
-        HCR_EL2.TWE is set if others wait for a CPU. The return to the guest sets the event register.
+        HCR_EL2.TWE is set if others wait for a CPU. The event register is set by the return to the
+        guest.
         """
         state = self.vcpus[vcpu].state
         state.trap_wfe = self.config.trap_wfe and bool(self.scheduler.queue)
