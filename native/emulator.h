@@ -72,7 +72,6 @@ struct vcpu {
 	uint32_t esr, index;
 	uint64_t far, ipa;
 	uint32_t big_endian;	/* the access that aborted */
-	uint32_t reserved;
 	/* the exception before a lost one: the guest's first trouble */
 	uint64_t fault_pc, fault_far;
 	uint32_t fault_esr;
@@ -103,10 +102,19 @@ struct cpu {
 	uint64_t deadline;	/* ns: end of the slice */
 };
 
+/* A memory slot, as it is mapped here. */
+struct slot {
+	uint64_t ipa, size;
+	uint8_t *host;
+	uint64_t readonly;
+};
+
 struct vm {
 	uc_engine *uc;
 	struct vcpu **vcpus;
 	struct gic *gic;
+	const struct slot *slots;
+	uint32_t slot_count;
 	uint32_t count;
 	uint32_t can_yield;	/* a VCPU waits that may be yielded to */
 	uint32_t exit_ns, exception_ns, maintenance_ns, sysreg_ns;
@@ -118,7 +126,6 @@ struct vm {
 	/* private */
 	struct vcpu *current;
 	uint8_t *pristine;	/* CPUARMState of a VCPU that has not run */
-	uint64_t code;		/* bytes of translated code when last looked */
 };
 
 #define KEY(op0, op1, crn, crm, op2) ((op0) << 14 | (op1) << 11 | (crn) << 7 | (crm) << 3 | (op2))
@@ -207,6 +214,9 @@ void tell_lines(struct vcpu *v);
 void define_maintenance(struct vm *vm);
 void flush(struct vcpu *v);
 void watch_code_buffer(struct vcpu *v);
+
+/* walk.c */
+void shorten_walks(struct vcpu *first);
 
 /* timers.c */
 void define_timers(struct vcpu *first);

@@ -16,6 +16,7 @@ enum { UC_TCG = 768, UC_SEARCHED = 4096, CPU_SEARCHED = 1024, TCG_SEARCHED = 655
 enum { CPU_JUMPS = -41496 };	/* CPUState.tb_jmp_cache, seen from CPUARMState */
 
 static size_t uc_cpu;		/* offset of `cpu` in the engine, found by experiment */
+ptrdiff_t cpu_env;
 
 /* Whether memory can be read: the kernel refuses to write what cannot. */
 static bool readable(const void *address, size_t size)
@@ -86,6 +87,7 @@ static bool find_cpu(uc_engine *uc, struct vcpu *v)
 			if (!readable((void *)env, ENV_SIZE) || !has_pattern((uint8_t *)env))
 				continue;
 			uc_cpu = at;
+			cpu_env = env - cpu;
 			v->cpu = (void *)cpu;
 			v->env = (uint8_t *)env;
 			return true;
@@ -181,7 +183,9 @@ const char *qemu_locate(uc_engine *uc, struct vcpu *first)
 	if (!same(first, ENV_VBAR_EL1, KEY(3, 0, 12, 0, 0), 0x12345000) ||
 	    !same(first, ENV_CNTKCTL_EL1, CNTKCTL_EL1, 0x3) ||
 	    !same(first, ENV_TTBR0_EL1, TTBR0_EL1, 0x12345000) ||
+	    !same(first, ENV_TTBR1_EL1, KEY(3, 0, 2, 0, 1), 0x12345000) ||
 	    env64(first, ENV_SCTLR_EL1) != get_sysreg(first, SCTLR_EL1) ||
+	    !same(first, ENV_TCR_EL1, KEY(3, 0, 2, 0, 2), 0x3510) ||
 	    !same(first, ENV_HPFAR_EL2, KEY(3, 4, 6, 0, 4), 0x12340))
 		return "a system register";
 	if (!qemu_register(first, TTBR0_EL1) || qemu_register(first, TTBR0_EL1)->op1 != 0 ||
@@ -191,6 +195,8 @@ const char *qemu_locate(uc_engine *uc, struct vcpu *first)
 	if (*(uint64_t *)(first->env + CPU_ISAR + ISAR_ISAR0) != get_sysreg(first, ID_AA64ISAR0_EL1) ||
 	    *(uint64_t *)(first->env + CPU_ISAR + ISAR_ISAR1) != get_sysreg(first, ID_AA64ISAR1_EL1))
 		return "the features of the translator";
+	if (*(void **)(first->env + CPU_TLB_FILL) != (void *)arm_cpu_tlb_fill_aarch64)
+		return "what fills the TLB";
 	tcg = *(void **)((char *)uc + UC_TCG);
 	if (!is_pointer((uint64_t)tcg) || !readable(tcg, TCG_SEARCHED) ||
 	    qemu_code_size(uc) > qemu_code_capacity(uc))

@@ -22,6 +22,8 @@ enum {
 	ENV_DAIF = 560,		/* u64, the bits where PSTATE has them */
 	ENV_SCTLR_EL1 = 680,	/* u64 */
 	ENV_TTBR0_EL1 = 776,	/* u64 */
+	ENV_TTBR1_EL1 = 808,	/* u64 */
+	ENV_TCR_EL1 = 856,	/* u64 */
 	ENV_HPFAR_EL2 = 1080,	/* u64 */
 	ENV_VBAR_EL1 = 1224,	/* u64 */
 	ENV_CNTKCTL_EL1 = 1368,	/* u64 */
@@ -39,6 +41,7 @@ enum {
 	CPU_EXCEPTION = -8624,	/* i32 exception_index of CPUState */
 	CPU_REGISTERS = 12736,	/* GHashTable * cp_regs */
 	CPU_ISAR = 12856,	/* struct ARMISARegisters: what the translator takes for offered */
+	CPU_TLB_FILL = 13392,	/* function of CPUClass */
 	CPU_TAIL = 13504,	/* end of ARMCPU */
 };
 
@@ -89,6 +92,8 @@ enum { REG_CONST = 0x2, REG_OVERRIDE = 0x10, REG_IO = 0x40, REG_NO_RAW = 0x80,
 enum { EL1_R = 0xa8, EL1_W = 0x54, EL1_RW = 0xfc, NOBODY = 0 };
 
 void arm_cpu_do_interrupt_aarch64(void *cpu);
+bool arm_cpu_tlb_fill_aarch64(void *cpu, uint64_t address, int size, int access, int mmu,
+			      bool probe, uintptr_t retaddr);
 void arm_rebuild_hflags_aarch64(void *env);
 int arm_mmu_idx_aarch64(void *env);
 void cpu_loop_exit_noexc_aarch64(void *cpu) __attribute__((noreturn));
@@ -104,6 +109,7 @@ void tlb_flush_aarch64(void *cpu);
 void *tlb_vaddr_to_host_aarch64(void *env, uint64_t address, int access, int mmu);
 
 /* qemu.c */
+extern ptrdiff_t cpu_env;	/* offset of CPUARMState in ARMCPU, found by experiment */
 const char *qemu_locate(uc_engine *uc, struct vcpu *first);
 void qemu_copy_cpu(struct vcpu *to, const struct vcpu *from);
 void qemu_select(struct vm *vm, struct vcpu *v);

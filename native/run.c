@@ -158,6 +158,7 @@ EXPORT const char *vm_create(struct vm *vm)
 	memcpy(first->env + ENV_OURS, &first, sizeof(first));
 	define_registers(vm);
 	define_maintenance(vm);
+	shorten_walks(first);
 	if (uc_hook_add(vm->uc, &hook, UC_HOOK_BLOCK, (void *)on_block, vm, 1, 0) ||
 	    uc_hook_add(vm->uc, &hook, UC_HOOK_INTR, (void *)on_exception, vm, 1, 0))
 		return "its hooks";

@@ -23,7 +23,9 @@ def _control(kind: int, arguments: int) -> int:
     return kind | arguments << 26 | 1 << 30
 
 
-CTL_USE_EXITS, CTL_CPU_MODEL, CTL_TLB_TYPE = _control(4, 1), _control(7, 1), _control(12, 1)
+CTL_PAGE_SIZE, CTL_USE_EXITS, CTL_CPU_MODEL, CTL_TLB_TYPE = (
+    _control(number, 1) for number in (1, 4, 7, 12)
+)
 TLB_CPU = 0
 
 
@@ -135,6 +137,7 @@ def open_cpu() -> c.c_void_p:
     check(lib.uc_open(ARCH_ARM64, MODE_ARM, c.byref(uc)), "open an arm64 CPU")
     for control, value in (
         (CTL_CPU_MODEL, CPU_MAX),
+        (CTL_PAGE_SIZE, 4096),  # else 1024, as AArch32 may have it
         (CTL_USE_EXITS, 1),
         (CTL_TLB_TYPE, TLB_CPU),
     ):

@@ -62,7 +62,6 @@ class VcpuState(c.Structure):
         ("far", c.c_uint64),
         ("ipa", c.c_uint64),
         ("big_endian", c.c_uint32),
-        ("reserved", c.c_uint32),
         ("fault_pc", c.c_uint64),
         ("fault_far", c.c_uint64),
         ("fault_esr", c.c_uint32),
@@ -93,6 +92,17 @@ class CpuState(c.Structure):
     _fields_ = (("vcpu", c.c_void_p), ("now", c.c_uint64), ("deadline", c.c_uint64))
 
 
+class SlotState(c.Structure):
+    """`struct slot` of native/emulator.h."""
+
+    _fields_ = (
+        ("ipa", c.c_uint64),
+        ("size", c.c_uint64),
+        ("host", c.c_void_p),
+        ("readonly", c.c_uint64),
+    )
+
+
 class VmState(c.Structure):
     """`struct vm` of native/emulator.h; `running` is 1 + the index of the VCPU last stepped."""
 
@@ -100,6 +110,8 @@ class VmState(c.Structure):
         ("uc", c.c_void_p),
         ("vcpus", c.c_void_p),
         ("gic", c.c_void_p),
+        ("slots", c.c_void_p),
+        ("slot_count", c.c_uint32),
         ("count", c.c_uint32),
         ("can_yield", c.c_uint32),
         ("exit_ns", c.c_uint32),
@@ -113,7 +125,6 @@ class VmState(c.Structure):
         ("exits", c.c_uint64 * len(Exit)),
         ("current", c.c_void_p),
         ("pristine", c.c_void_p),
-        ("code", c.c_uint64),
     )
 
 
@@ -123,6 +134,7 @@ STRUCTURES: dict[str, type[c.Structure]] = {
     "tlbi": _Tlbi,
     "vcpu": VcpuState,
     "cpu": CpuState,
+    "slot": SlotState,
     "vm": VmState,
 }
 """The structures that this file restates, by their names in native/emulator.h."""

@@ -34,6 +34,7 @@ from pvlock.engines.emulator.vcpu import (
     EmulatedVcpu,
     Exit,
     Mapping,
+    SlotState,
     VcpuState,
     VmState,
     check_layout,
@@ -100,6 +101,10 @@ class Vm:
         vm.vcpus, vm.count, vm.gic = c.addressof(self._pointers), config.vcpus, self.gic.handle
         vm.exception_ns, vm.maintenance_ns = EXCEPTION_NS, MAINTENANCE_NS
         vm.exit_ns, vm.sysreg_ns = config.exit_ns, SYSREG_NS
+        self._slots = (SlotState * len(memory.slots))(
+            *((ipa, size, address, readonly) for ipa, size, readonly, address in memory.slots)
+        )
+        vm.slots, vm.slot_count = c.addressof(self._slots), len(memory.slots)
         for index, state in enumerate(states):
             state.index, state.mpidr = index, abi.mpidr_el1(index)
         create(vm, mappings, STAGE2_BASE)
