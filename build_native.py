@@ -80,7 +80,7 @@ def build_conformance() -> None:
     elf = OUT / "conformance" / "guest.elf"
     flags = [flag for flag in GUEST_FLAGS if flag not in ("-static", "-fno-pic")]
     command = [*ZIG_CC, *WARNINGS, *flags, "-fpie", "-pie", "-T", str(folder / "conformance.ld")]
-    sources = sorted(folder.glob("*.[cS]"))
+    sources = [*sorted(folder.glob("*.[cS]")), GUEST / "lib" / "cstring.c"]
     elf.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run([*command, *map(str, sources), "-o", str(elf)], check=True)
     data = bytearray(elf.read_bytes())

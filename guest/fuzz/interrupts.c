@@ -4,22 +4,9 @@
 
 static u64 gic_writes;		/* wild ones, to the distributor and any redistributor */
 
-static void write_sysreg(struct vcpu *v, u32 n, u64 value)
+static void write_register(struct vcpu *v, u32 n, u64 value)
 {
 	op(v, entry(fuzz_writes, 8, n), 0, value);
-}
-
-static void write32(u64 address, u32 value)
-{
-	asm volatile("str %w0, [%1]" : : "r"(value), "r"(address) : "memory");
-}
-
-static u32 read32(u64 address)
-{
-	u32 value;
-
-	asm volatile("ldr %w0, [%1]" : "=r"(value) : "r"(address) : "memory");
-	return value;
 }
 
 /* What the timer of a VCPU needs to wake it, whatever was written to its redistributor. */
@@ -56,8 +43,8 @@ void repair(u32 cpu)
 	if (!vcpus[cpu].dirty)
 		return;
 	vcpus[cpu].dirty = false;
-	for (u32 i = 0; i < sizeof(healthy) / sizeof(healthy[0]); i++)
-		write_sysreg(&vcpus[cpu], healthy[i].sysreg, healthy[i].value);
+	for (u32 i = 0; i < LENGTH(healthy); i++)
+		write_register(&vcpus[cpu], healthy[i].sysreg, healthy[i].value);
 }
 
 void sleep(u32 cpu)
@@ -81,7 +68,7 @@ void sgis(struct vcpu *v)
 			    below(v, 16) << 24;
 
 		v->done[SGIS]++;
-		write_sysreg(v, SGI1R, below(v, 4) ? value : next(v));
+		write_register(v, SGI1R, below(v, 4) ? value : next(v));
 	}
 }
 

@@ -8,15 +8,7 @@
 #define CACHE_LINE 64
 
 #ifndef __ASSEMBLER__
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
-typedef uint32_t u32;
-typedef uint64_t u64;
-
-#define ALIGNED(n) __attribute__((aligned(n)))
-
+#include "basics.h"
 #include "pvlock_trace.h"
 
 /* ---- what the device tree says: fdt.c ---- */
@@ -74,13 +66,6 @@ void sleep_until(const u32 *flag);
 void wake(u32 cpu);
 
 /* ---- time ---- */
-static inline u64 ticks(void)
-{
-	u64 t;
-
-	asm volatile("isb\n\tmrs %0, cntvct_el0" : "=r"(t) : : "memory");
-	return t;
-}
 void time_init(void);
 u64 ticks_of(u64 ns);
 u64 ns_of(u64 ticks);
@@ -92,11 +77,6 @@ static inline void busy(u64 loops)
 u64 loops_of(u64 ns);
 
 /* ---- waiting ---- */
-static inline void cpu_relax(void)
-{
-	asm volatile("yield" : : : "memory");
-}
-
 /* Wait for an event, as arm64 does while *word is 0. A hypervisor may trap it and yield. */
 static inline void wait_while_zero(const u32 *word)
 {
@@ -114,11 +94,7 @@ static inline void wait_while_equal(const u32 *word, u32 value)
 		     : "=&r"(seen) : "Q"(*word), "r"(value) : "memory");
 }
 
-/* ---- words that VCPUs share ---- */
-#define load(p) __atomic_load_n(p, __ATOMIC_RELAXED)
-#define load_acquire(p) __atomic_load_n(p, __ATOMIC_ACQUIRE)
-#define store(p, v) __atomic_store_n(p, v, __ATOMIC_RELAXED)
-#define store_release(p, v) __atomic_store_n(p, v, __ATOMIC_RELEASE)
+/* ---- words that VCPUs share: basics.h, and ---- */
 #define exchange(p, v) __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL)
 #define cas(p, old, new)                                                                  \
 	({                                                                                \

@@ -53,23 +53,3 @@ _Noreturn void exception(u64 esr, u64 elr, u64 far)
 	print("panic exception esr %lx elr %lx far %lx\n", esr, elr, far);
 	system_off();
 }
-
-/* The compiler calls these. */
-void *memset(void *start, int value, size_t size)
-{
-	char *p = start;
-
-	while (size--)
-		*p++ = value;
-	return start;
-}
-
-void *memcpy(void *to, const void *from, size_t size)
-{
-	char *t = to;
-	const char *f = from;
-
-	while (size--)
-		*t++ = *f++;
-	return to;
-}

@@ -26,22 +26,6 @@ enum {
 #define ICC_SRE_EL1 "s3_0_c12_c12_5"
 #define ICC_IGRPEN1_EL1 "s3_0_c12_c12_7"
 
-#define read_sysreg(name) ({ u64 _v; asm volatile("mrs %0, " name : "=r"(_v) : : "memory"); _v; })
-#define write_sysreg(name, v) asm volatile("msr " name ", %0" : : "r"((u64)(v)) : "memory")
-
-static u32 read32(u64 address)
-{
-	u32 value;
-
-	asm volatile("ldr %w0, [%1]" : "=r"(value) : "r"(address) : "memory");
-	return value;
-}
-
-static void write32(u64 address, u32 value)
-{
-	asm volatile("str %w0, [%1]" : : "r"(value), "r"(address) : "memory");
-}
-
 static u64 redistributor(u32 cpu)
 {
 	u64 frame = board.gicr;

@@ -14,25 +14,15 @@
  * As Linux: mutex_optimistic_spin() and osq_lock(); what is left out is the hand-off to a waiter
  * that starves.
  */
-#include "guest.h"
+#include "sleepers.h"
 
 const char payload_name[] = "mutex";
 
-#define SLEEPERS 1ul
 #define OWNER(cpu) ((u64)((cpu) + 1) << 1)
 #define CPU_OF(owner) ((u32)((owner) >> 1) - 1)
 
-struct sleeper {
-	struct sleeper *next;
-	u32 awake;
-	u32 cpu;
-} ALIGNED(CACHE_LINE);
-
 static struct queue spinners;
 static u64 owner ALIGNED(CACHE_LINE); /* OWNER(cpu) or 0, and SLEEPERS */
-static u32 sleepers_lock ALIGNED(CACHE_LINE);
-static struct sleeper *first, **last = &first;
-static struct sleeper sleepers[MAX_VCPUS];
 
 #ifdef PVLOCK_TRACE
 void payload_names(void)
@@ -83,51 +73,16 @@ static bool spin(u32 cpu)
 	return locked;
 }
 
-static void lock_sleepers(u32 cpu)
-{
-	(void)cpu;
-	while (exchange(&sleepers_lock, 1)) {
-		trace(cpu, CONTENDED, &sleepers_lock, NOBODY);
-		while (load(&sleepers_lock))
-			cpu_relax();
-	}
-	trace(cpu, ACQUIRED, &sleepers_lock, NOBODY);
-}
-
-static void unlock_sleepers(u32 cpu)
-{
-	(void)cpu;
-	store_release(&sleepers_lock, 0);
-	trace(cpu, RELEASED, &sleepers_lock, NOBODY);
-}
-
-static void forget_sleeper(struct sleeper *me)
-{
-	struct sleeper **p = &first;
-
-	while (*p != me)
-		p = &(*p)->next;
-	*p = me->next;
-	if (!me->next)
-		last = p;
-	if (!first)
-		__atomic_fetch_and(&owner, ~SLEEPERS, __ATOMIC_RELAXED);
-}
-
 static void sleep(u32 cpu)
 {
-	struct sleeper *me = &sleepers[cpu];
+	struct sleeper *me = sleeper_of(cpu);
 	bool locked;
 
-	me->cpu = cpu;
-	me->next = NULL;
-	lock_sleepers(cpu);
-	*last = me;
-	last = &me->next;
-	__atomic_fetch_or(&owner, SLEEPERS, __ATOMIC_RELAXED);
+	sleepers_begin(cpu);
+	sleepers_add(me, &owner);
 	while (!try_lock(cpu)) {
 		store(&me->awake, 0);
-		unlock_sleepers(cpu);
+		sleepers_end(cpu);
 		count_sleep(cpu);
 		trace(cpu, SLEPT, &owner, NOBODY);
 		sleep_until(&me->awake);
@@ -136,12 +91,12 @@ static void sleep(u32 cpu)
 		spin_begin(cpu);
 		locked = spin_on_owner(cpu);
 		spin_end(cpu);
-		lock_sleepers(cpu);
+		sleepers_begin(cpu);
 		if (locked)
 			break;
 	}
-	forget_sleeper(me);
-	unlock_sleepers(cpu);
+	sleepers_remove(me, &owner);
+	sleepers_end(cpu);
 }
 
 bool payload_lock(u32 cpu)
@@ -168,10 +123,8 @@ void payload_unlock(u32 cpu)
 	trace(cpu, RELEASED, &owner, NOBODY);
 	if (!left)
 		return;
-	lock_sleepers(cpu);
-	if (first && !load(&first->awake)) {
-		store_release(&first->awake, 1);
-		wake(first->cpu);
-	}
-	unlock_sleepers(cpu);
+	sleepers_begin(cpu);
+	if (first_sleeper && !load(&first_sleeper->awake))
+		sleeper_wake(first_sleeper);
+	sleepers_end(cpu);
 }

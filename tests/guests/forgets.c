@@ -4,11 +4,6 @@
 
 enum { GICD_CTLR = 0, IGROUPR0 = 0x10080, ISENABLER0 = 0x10100, IPRIORITYR = 0x10400 };
 
-static void write32(u64 address, u32 value)
-{
-	asm volatile("str %w0, [%1]" : : "r"(value), "r"(address) : "memory");
-}
-
 void main(void)
 {
 	u64 forget = bootarg("forget", 0), interrupt;

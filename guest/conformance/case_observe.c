@@ -5,7 +5,7 @@
  * lies between two looks during which this VCPU was itself off its CPU is not judged.
  * docs/conformance.md derives RUN.
  */
-#include "harness.h"
+#include "conf.h"
 #include "cases.h"
 
 #define PACE_NS 5000ul		/* between two looks at the same VCPU */
@@ -39,12 +39,12 @@ static struct {
 
 static void heart(struct cpu *me)
 {
-	seen[me->number].own_not_zero = beat(me, structure(me->number));
+	seen[me->number].own_not_zero = conf_beat(me, conf_structure(me->number));
 }
 
 static u64 stolen_ns(u32 cpu)
 {
-	return surveys[cpu].time ? load(surveys[cpu].time) : 0;
+	return conf_surveys[cpu].time ? load(conf_surveys[cpu].time) : 0;
 }
 
 /*
@@ -55,7 +55,7 @@ static void prove(struct seen *s, u32 cpu, u64 now)
 {
 	u64 waited = stolen_ns(cpu) - s->stop_stolen;
 
-	if (s->stopped && waited + STILL_NS / 2 >= ns_of(now - s->stop_since))
+	if (s->stopped && waited + STILL_NS / 2 >= conf_ns_of(now - s->stop_since))
 		sum.stops_proven++;
 	s->stopped = false;
 }
@@ -69,7 +69,7 @@ static void standstill(struct seen *s, u64 now, u64 flag)
 		if (now - s->still_since > sum.worst_set)
 			sum.worst_set = now - s->still_since;
 	}
-	if (s->counted || now - s->still_since < ticks_of(STILL_NS))
+	if (s->counted || now - s->still_since < conf_ticks_of(STILL_NS))
 		return;
 	s->counted = true;
 	if (flag) {
@@ -102,7 +102,7 @@ static void progress(struct seen *s, u64 now, u64 flag)
 static void look_at(u32 cpu, u64 gap)
 {
 	struct seen *s = &seen[cpu];
-	u64 beats = load_acquire(&cpus[cpu].beats), flag = look(cpu), now = ticks();
+	u64 beats = load_acquire(&conf_cpus[cpu].beats), flag = conf_look(cpu), now = ticks();
 
 	sum.looks++;
 	sum.flagged += flag != 0;
@@ -126,17 +126,17 @@ static void look_at(u32 cpu, u64 gap)
 	s->beats = beats;
 }
 
-void observe(void)
+void conf_observe(void)
 {
-	u64 start, length, gap = ticks_of(GAP_NS + LOOK_NS * board.cpus), pace = ticks_of(PACE_NS);
+	u64 start, length, gap = conf_ticks_of(GAP_NS + LOOK_NS * conf_board.cpus), pace = conf_ticks_of(PACE_NS);
 
 	if (sum.done)
 		return;
 	sum.done = true;
-	length = ticks_of(bootarg_number("observe", OBSERVE_MS) * 1000000);
-	for (u32 i = 1; i < board.cpus; i++) {
-		cpus[i].beats = 0;
-		if (cpu_on(i, heart) || !wait_for(&cpus[i].running)) {
+	length = conf_ticks_of(conf_bootarg_number("observe", OBSERVE_MS) * 1000000);
+	for (u32 i = 1; i < conf_board.cpus; i++) {
+		conf_cpus[i].beats = 0;
+		if (conf_cpu_on(i, heart) || !conf_wait_for(&conf_cpus[i].running)) {
 			sum.failed = true;
 			break;
 		}
@@ -144,104 +144,109 @@ void observe(void)
 	}
 	start = ticks();
 	while (!sum.failed && ticks() - start < length) {
-		for (u32 i = 1; i < board.cpus; i++)
+		for (u32 i = 1; i < conf_board.cpus; i++)
 			look_at(i, gap);
 		sum.own_looks++;
-		sum.own_not_zero += look(0) != 0;
-		pause_for(pace);
+		sum.own_not_zero += conf_look(0) != 0;
+		conf_pause_for(pace);
 	}
 	for (u32 i = 1; i <= sum.vcpus; i++)
-		store_release(&cpus[i].stop, 1);
+		store_release(&conf_cpus[i].stop, 1);
 	for (u32 i = 1; i <= sum.vcpus; i++) {
-		if (!wait_for(&cpus[i].finished) || !cpu_wait_off(i))
+		if (!conf_wait_for(&conf_cpus[i].finished) || !conf_cpu_wait_off(i))
 			sum.failed = true;
 		sum.own_not_zero += seen[i].own_not_zero;
-		sum.own_reads += cpus[i].beats;
+		sum.own_reads += conf_cpus[i].beats;
 	}
 }
 
 /* False: there is nothing to judge, and the case says so. */
 static bool observed(void)
 {
-	observe();
-	note("looks: %lu\nadvanced: %lu\nflagged: %lu\n", sum.looks, sum.advanced, sum.flagged);
+	conf_observe();
+	conf_note("looks: %lu\nadvanced: %lu\nflagged: %lu\n", sum.looks, sum.advanced,
+		  sum.flagged);
 	if (sum.failed)
-		fail("a VCPU did not come up or did not stop");
+		conf_fail("a VCPU did not come up or did not stop");
 	else if (!sum.advanced)
-		skip("not observed: no VCPU advanced while this one looked");
+		conf_skip("not observed: no VCPU advanced while this one looked");
 	return !sum.failed && sum.advanced;
 }
 
-void running_reads_0(void)
+void case_running_reads_0(void)
 {
 	if (!observed())
 		return;
-	note("longest-run: %lu\nworst-clear-ticks: %lu\nworst-clear-ns: %lu\n", sum.longest_run,
-	     sum.worst_clear, ns_of(sum.worst_clear));
-	expect_true("a VCPU advanced while its flag was 1", sum.longest_run < RUN);
+	conf_note("longest-run: %lu\nworst-clear-ticks: %lu\nworst-clear-ns: %lu\n",
+		  sum.longest_run,
+		  sum.worst_clear, conf_ns_of(sum.worst_clear));
+	conf_expect_true("a VCPU advanced while its flag was 1", sum.longest_run < RUN);
 }
 
-void preempted_reads_1(void)
+void case_preempted_reads_1(void)
 {
-	u64 strict = bootarg_number("strict", 0), unflagged;
+	u64 strict = conf_bootarg_number("strict", 0), unflagged;
 
 	if (!observed())
 		return;
 	/* A host stops a VCPU for reasons of its own too; with PV time they do not count. */
-	unflagged = surveys[1].time && !strict ? sum.stops_proven : sum.stops_unflagged;
-	note("stops-flagged: %lu\nstops-not-flagged: %lu\n", sum.stops_flagged, sum.stops_unflagged);
-	if (surveys[1].time)
-		note("stops-not-flagged-but-waiting-for-a-cpu: %lu\n", sum.stops_proven);
-	note("worst-set-ticks: %lu\nworst-set-ns: %lu\n", sum.worst_set, ns_of(sum.worst_set));
+	unflagged = conf_surveys[1].time && !strict ? sum.stops_proven : sum.stops_unflagged;
+	conf_note("stops-flagged: %lu\nstops-not-flagged: %lu\n", sum.stops_flagged,
+		  sum.stops_unflagged);
+	if (conf_surveys[1].time)
+		conf_note("stops-not-flagged-but-waiting-for-a-cpu: %lu\n", sum.stops_proven);
+	conf_note("worst-set-ticks: %lu\nworst-set-ns: %lu\n", sum.worst_set,
+		  conf_ns_of(sum.worst_set));
 	if (!sum.stops_flagged && !unflagged)
-		skip("not observed: no VCPU lost its CPU for 1 ms");
+		conf_skip("not observed: no VCPU lost its CPU for 1 ms");
 	else if (strict && unflagged)
-		fail("a VCPU stood still, and its flag was 0");
+		conf_fail("a VCPU stood still, and its flag was 0");
 	else
-		expect_true("most VCPUs that stood still had a flag of 0", sum.stops_flagged >= unflagged);
+		conf_expect_true("most VCPUs that stood still had a flag of 0",
+				 sum.stops_flagged >= unflagged);
 }
 
-void own_flag(void)
+void case_own_flag(void)
 {
 	for (u32 i = 0; i < 1000; i++) {
 		sum.own_looks++;
-		sum.own_not_zero += look(0) != 0;
+		sum.own_not_zero += conf_look(0) != 0;
 	}
-	if (board.cpus > 1)
-		observe();
-	note("reads: %lu\nnot-zero: %lu\n", sum.own_looks + sum.own_reads, sum.own_not_zero);
-	expect_true("a VCPU read 1 in its own structure", !sum.own_not_zero);
+	if (conf_board.cpus > 1)
+		conf_observe();
+	conf_note("reads: %lu\nnot-zero: %lu\n", sum.own_looks + sum.own_reads, sum.own_not_zero);
+	conf_expect_true("a VCPU read 1 in its own structure", !sum.own_not_zero);
 }
 
-void zero_or_one(void)
+void case_zero_or_one(void)
 {
-	if (board.cpus > 1)
-		observe();
-	note("looks: %lu\n", sum.looks + sum.own_looks);
-	expect_true("a flag was neither 0 nor 1", !odd_values);
+	if (conf_board.cpus > 1)
+		conf_observe();
+	conf_note("looks: %lu\n", sum.looks + sum.own_looks);
+	conf_expect_true("a flag was neither 0 nor 1", !conf_odd_values);
 }
 
-void padding(void)
+void case_padding(void)
 {
-	if (board.cpus > 1)
-		observe();
-	for (u32 i = 0; i < board.cpus; i++)
-		look(i);
-	note("looks: %lu\n", sum.looks + sum.own_looks + board.cpus);
-	expect_true("padding was not zero", !odd_padding);
+	if (conf_board.cpus > 1)
+		conf_observe();
+	for (u32 i = 0; i < conf_board.cpus; i++)
+		conf_look(i);
+	conf_note("looks: %lu\n", sum.looks + sum.own_looks + conf_board.cpus);
+	conf_expect_true("padding was not zero", !conf_odd_padding);
 }
 
 /* Until the counter shows `watch` ns: each change of VCPU 1's flag, as ticks, flag and beats. */
-void watch(void)
+void case_watch(void)
 {
 	static u64 events[EVENTS][3];
-	u64 end = ticks_of(bootarg_number("watch", 0)), last = ~0ul, still = 0, ran = 0;
-	const u64 *flag = structure(1), *beats = &cpus[1].beats;
+	u64 end = conf_ticks_of(conf_bootarg_number("watch", 0)), last = ~0ul, still = 0, ran = 0;
+	const u64 *flag = conf_structure(1), *beats = &conf_cpus[1].beats;
 	u32 n = 0;
 
-	cpus[1].beats = 0;
-	if (cpu_on(1, heart) || !wait_for(&cpus[1].running)) {
-		fail("VCPU 1 did not come up");
+	conf_cpus[1].beats = 0;
+	if (conf_cpu_on(1, heart) || !conf_wait_for(&conf_cpus[1].running)) {
+		conf_fail("VCPU 1 did not come up");
 		return;
 	}
 	while (ticks() < end) {
@@ -259,13 +264,13 @@ void watch(void)
 		last = after;
 		still = 0;
 	}
-	store_release(&cpus[1].stop, 1);
-	if (!wait_for(&cpus[1].finished) || !cpu_wait_off(1))
-		fail("VCPU 1 did not stop");
-	note("events:\n");
+	store_release(&conf_cpus[1].stop, 1);
+	if (!conf_wait_for(&conf_cpus[1].finished) || !conf_cpu_wait_off(1))
+		conf_fail("VCPU 1 did not stop");
+	conf_note("events:\n");
 	for (u32 i = 0; i < n; i++)
-		note("  - [%lu, %lu, %lu]\n", events[i][0], events[i][1], events[i][2]);
-	note("ran-while-flagged: %lu\nown-not-zero: %lu\n", ran, seen[1].own_not_zero);
-	expect_true("VCPU 1 advanced while its flag was 1", !ran);
-	expect_true("VCPU 1 read 1 in its own structure", !seen[1].own_not_zero);
+		conf_note("  - [%lu, %lu, %lu]\n", events[i][0], events[i][1], events[i][2]);
+	conf_note("ran-while-flagged: %lu\nown-not-zero: %lu\n", ran, seen[1].own_not_zero);
+	conf_expect_true("VCPU 1 advanced while its flag was 1", !ran);
+	conf_expect_true("VCPU 1 read 1 in its own structure", !seen[1].own_not_zero);
 }

@@ -4,7 +4,7 @@
  * Boot arguments: cases=GLOB,!GLOB,... profile=document|series|pvlock policy=scheduled-out|preempted
  * observe=MS strict=1 watch=NS probe=1.
  */
-#include "harness.h"
+#include "conf.h"
 #include "cases.h"
 
 #define STRING_OF(x) #x
@@ -20,7 +20,7 @@ static const struct test {
 };
 
 /* For pvlock.conformance.guest, which looks for the first line in the file. */
-__attribute__((used)) const char catalogue[] = "pvlock conformance cases\n"
+__attribute__((used)) const char conf_catalogue[] = "pvlock conformance cases\n"
 #define LINE(clause, tag, name, needs, function, what) \
 	clause "\t" tag "\t" name "\t" #needs "\t" what "\n"
 	CASES(LINE);
@@ -32,32 +32,32 @@ static const char *reason;
 static u32 count[3];
 static char selection[MAX_BOOTARGS], profile[16];
 
-void fail(const char *why)
+void conf_fail(const char *why)
 {
 	if (verdict != NOT_OK)
 		reason = why;
 	verdict = NOT_OK;
 }
 
-void skip(const char *why)
+void conf_skip(const char *why)
 {
 	if (verdict == OK)
 		verdict = SKIPPED, reason = why;
 }
 
-void expect(const char *what, u64 value, u64 wanted)
+void conf_expect(const char *what, u64 value, u64 wanted)
 {
-	note("%s: 0x%lx\n", what, value);
+	conf_note("%s: 0x%lx\n", what, value);
 	if (value == wanted)
 		return;
-	note("%s-expected: 0x%lx\n", what, wanted);
-	fail(value == UNDEFINED ? "the call is an undefined instruction" : what);
+	conf_note("%s-expected: 0x%lx\n", what, wanted);
+	conf_fail(value == UNDEFINED ? "the call is an undefined instruction" : what);
 }
 
-void expect_true(const char *what, bool value)
+void conf_expect_true(const char *what, bool value)
 {
 	if (!value)
-		fail(what);
+		conf_fail(what);
 }
 
 /* `*` is any characters; the pattern ends at a comma. */
@@ -78,11 +78,11 @@ static bool matches(const char *pattern, const char *text)
 
 static bool in_profile(const struct test *t)
 {
-	bool document = same(profile, "document");
+	bool document = conf_same(profile, "document");
 
-	if (same(t->tag, "pvlock"))
-		return !document && !same(profile, "series");
-	return !document || !same(t->tag, "series");
+	if (conf_same(t->tag, "pvlock"))
+		return !document && !conf_same(profile, "series");
+	return !document || !conf_same(t->tag, "series");
 }
 
 /* Patterns name cases or clauses; those that begin with ! take away. */
@@ -104,62 +104,63 @@ static bool selected(const struct test *t)
 
 static const char *missing(u32 needs)
 {
-	if (needs & PVLOCK && found.state == STATE_UNSET)
+	if (needs & PVLOCK && conf_found.state == STATE_UNSET)
 		return "this VCPU has no structure";
-	if (needs & PVLOCK && found.state == STATE_ABSENT)
+	if (needs & PVLOCK && conf_found.state == STATE_ABSENT)
 		return "interface absent";
-	if (needs & UNSET && found.state == STATE_PRESENT)
+	if (needs & UNSET && conf_found.state == STATE_PRESENT)
 		return "this VCPU has a structure";
-	if (needs & UNSET && found.state == STATE_ABSENT)
+	if (needs & UNSET && conf_found.state == STATE_ABSENT)
 		return "interface absent";
-	if (needs & ABSENT && found.state != STATE_ABSENT)
+	if (needs & ABSENT && conf_found.state != STATE_ABSENT)
 		return "interface present";
-	if (needs & SMCCC && !found.smccc)
+	if (needs & SMCCC && !conf_found.smccc)
 		return "no SMCCC 1.1";
-	if (needs & TIME && !found.time)
+	if (needs & TIME && !conf_found.time)
 		return "no PV time";
-	if (needs & NO_TIME && found.time)
+	if (needs & NO_TIME && conf_found.time)
 		return "PV time is offered";
-	if (needs & NODE && !board.pvlock_node)
+	if (needs & NODE && !conf_board.pvlock_node)
 		return "no PV-lock node in the device tree";
-	if (needs & SMP && board.cpus < 2)
+	if (needs & SMP && conf_board.cpus < 2)
 		return "one VCPU";
-	if (needs & GIC && !found.wakes)
+	if (needs & GIC && !conf_found.wakes)
 		return "no GIC that this guest can wake a VCPU with";
-	if (needs & WATCH && !bootarg_number("watch", 0))
+	if (needs & WATCH && !conf_bootarg_number("watch", 0))
 		return "no boot argument watch=";
-	if (needs & (LETTER | SPARING) && policy == POLICY_UNKNOWN)
+	if (needs & (LETTER | SPARING) && conf_policy == POLICY_UNKNOWN)
 		return "policy unknown";
-	if (needs & LETTER && policy != POLICY_SCHEDULED_OUT)
+	if (needs & LETTER && conf_policy != POLICY_SCHEDULED_OUT)
 		return "policy is preempted";
-	if (needs & SPARING && policy != POLICY_PREEMPTED)
+	if (needs & SPARING && conf_policy != POLICY_PREEMPTED)
 		return "policy is scheduled-out";
 	return NULL;
 }
 
 static void report(u32 number, const struct test *t)
 {
-	const char *evidence = notes_take();
+	const char *evidence = conf_notes_take();
 
 	count[verdict]++;
-	print("%sok %u - %s/%s %s", verdict == NOT_OK ? "not " : "", number, t->clause, t->tag, t->name);
+	conf_print("%sok %u - %s/%s %s", verdict == NOT_OK ? "not " : "", number, t->clause,
+		   t->tag, t->name);
 	if (verdict == SKIPPED)
-		print(" # SKIP %s", reason);
-	print("\n");
+		conf_print(" # SKIP %s", reason);
+	conf_print("\n");
 	if (verdict != NOT_OK && !*evidence)
 		return;
-	print("  ---\n");
+	conf_print("  ---\n");
 	if (verdict == NOT_OK)
-		print("  message: \"%s\"\n", reason);
+		conf_print("  message: \"%s\"\n", reason);
 	while (*evidence) {
 		char line[2] = { 0 };
 
-		print("  ");
+		conf_print("  ");
 		do
-			line[0] = *evidence, print("%s", line);
+			line[0] = *evidence, conf_print("%s", line);
 		while (*evidence++ != '\n');
 	}
-	print("  ...\n");
+	conf_print("  ...\n");
 }
 
 static void header(void)
@@ -172,12 +173,13 @@ static void header(void)
 		"PV_LOCK_FEATURES says no", "all 5 steps of the documented order",
 	};
 
-	print("# psci: %u.%u, conduit %s, entered at EL%u\n", (u32)(found.psci_version >> 16),
-	      (u32)found.psci_version & 0xffff, conduits[board.conduit], board.entry_el);
-	print("# machine: %u VCPUs, GICv%u, %s\n", board.cpus, board.gic,
-	      board.uart_kind == UART_PL011 ? "PL011" : "16550");
-	print("# interface: %s (%s)\n", states[found.state],
-	      found.second_way ? "found by the second way in" : steps[found.steps]);
+	conf_print("# psci: %u.%u, conduit %s, entered at EL%u\n",
+		   (u32)(conf_found.psci_version >> 16),
+		   (u32)conf_found.psci_version & 0xffff, conduits[conf_board.conduit], conf_board.entry_el);
+	conf_print("# machine: %u VCPUs, GICv%u, %s\n", conf_board.cpus, conf_board.gic,
+		   conf_board.uart_kind == UART_PL011 ? "PL011" : "16550");
+	conf_print("# interface: %s (%s)\n", states[conf_found.state],
+		   conf_found.second_way ? "found by the second way in" : steps[conf_found.steps]);
 }
 
 static void choose(void)
@@ -185,48 +187,48 @@ static void choose(void)
 	char text[16];
 
 	/* What is not given stays empty: all of it. */
-	bootarg("cases", selection, sizeof(selection));
-	bootarg("profile", profile, sizeof(profile));
-	if (!bootarg("policy", text, sizeof(text)))
+	conf_bootarg("cases", selection, sizeof(selection));
+	conf_bootarg("profile", profile, sizeof(profile));
+	if (!conf_bootarg("policy", text, sizeof(text)))
 		return;
-	policy_stated = true;
-	if (same(text, "scheduled-out"))
-		policy = POLICY_SCHEDULED_OUT;
-	else if (same(text, "preempted"))
-		policy = POLICY_PREEMPTED;
+	conf_policy_stated = true;
+	if (conf_same(text, "scheduled-out"))
+		conf_policy = POLICY_SCHEDULED_OUT;
+	else if (conf_same(text, "preempted"))
+		conf_policy = POLICY_PREEMPTED;
 	else
-		policy_stated = false;
+		conf_policy_stated = false;
 }
 
 void main(void)
 {
 	u32 planned = 0, number = 0;
 
-	console_init();
-	print("\nTAP version 14\n# pvlock conformance guest, format 1\n");
-	if (!board.dtb)
-		bail_out("no device tree", 0);
-	if (!board.conduit)
-		bail_out("the device tree names no PSCI conduit", 0);
-	if (!board.cpus)
-		bail_out("the device tree names no CPU", 0);
+	conf_console_init();
+	conf_print("\nTAP version 14\n# pvlock conformance guest, format 1\n");
+	if (!conf_board.dtb)
+		conf_bail_out("no device tree", 0);
+	if (!conf_board.conduit)
+		conf_bail_out("the device tree names no PSCI conduit", 0);
+	if (!conf_board.cpus)
+		conf_bail_out("the device tree names no CPU", 0);
 	/* HVC would call this guest's own EL2, where nothing is. */
-	if (board.entry_el == 2 && board.conduit == CONDUIT_HVC) {
-		board.conduit = CONDUIT_NONE;
-		bail_out("entered at EL2, but the conduit is hvc", 0);
+	if (conf_board.entry_el == 2 && conf_board.conduit == CONDUIT_HVC) {
+		conf_board.conduit = CONDUIT_NONE;
+		conf_bail_out("entered at EL2, but the conduit is hvc", 0);
 	}
 	choose();
-	discover();
+	conf_discover();
 	header();
-	gic_init(0);
-	survey();
-	print("# wake: %s\n", found.wakes ? "an SGI woke VCPU 1 from WFI" :
-	      board.cpus < 2 || !board.gic ? "not tried" : "an SGI did not wake VCPU 1 from WFI");
-	print("# policy: %s%s\n", policy_name(),
-	      policy == POLICY_UNKNOWN ? "" : policy_stated ? " (stated)" : " (inferred)");
+	conf_gic_init(0);
+	conf_survey();
+	conf_print("# wake: %s\n", conf_found.wakes ? "an SGI woke VCPU 1 from WFI" :
+		   conf_board.cpus < 2 || !conf_board.gic ? "not tried" : "an SGI did not wake VCPU 1 from WFI");
+	conf_print("# policy: %s%s\n", conf_policy_name(),
+		   conf_policy == POLICY_UNKNOWN ? "" : conf_policy_stated ? " (stated)" : " (inferred)");
 	for (u32 i = 0; i < LENGTH(tests); i++)
 		planned += selected(&tests[i]);
-	print("1..%u\n", planned);
+	conf_print("1..%u\n", planned);
 	for (u32 i = 0; i < LENGTH(tests); i++) {
 		if (!selected(&tests[i]))
 			continue;
@@ -238,6 +240,7 @@ void main(void)
 			tests[i].run();
 		report(++number, &tests[i]);
 	}
-	print("# summary: %u ok, %u not ok, %u skipped\n", count[OK], count[NOT_OK], count[SKIPPED]);
-	system_off();
+	conf_print("# summary: %u ok, %u not ok, %u skipped\n", count[OK], count[NOT_OK],
+		   count[SKIPPED]);
+	conf_system_off();
 }

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* A PL011 or a 16550 that polls, just enough of printf, and the evidence of the case that runs. */
-#include <stdarg.h>
-
-#include "harness.h"
+/* A PL011 or a 16550 that polls, and the evidence of the case that runs. */
+#include "conf.h"
+#include "format.h"
 
 enum {
 	PL011_DR = 0x00,
@@ -24,12 +23,12 @@ static char notes[NOTES];
 
 static u32 uart_read(u32 offset)
 {
-	u64 at = board.uart + offset;
+	u64 at = conf_board.uart + offset;
 	u32 value;
 
-	if (board.uart_width == 4)
+	if (conf_board.uart_width == 4)
 		asm volatile("ldr %w0, [%1]" : "=r"(value) : "r"(at) : "memory");
-	else if (board.uart_width == 2)
+	else if (conf_board.uart_width == 2)
 		asm volatile("ldrh %w0, [%1]" : "=r"(value) : "r"(at) : "memory");
 	else
 		asm volatile("ldrb %w0, [%1]" : "=r"(value) : "r"(at) : "memory");
@@ -38,25 +37,25 @@ static u32 uart_read(u32 offset)
 
 static void uart_write(u32 offset, u32 value)
 {
-	u64 at = board.uart + offset;
+	u64 at = conf_board.uart + offset;
 
-	if (board.uart_width == 4)
+	if (conf_board.uart_width == 4)
 		asm volatile("str %w0, [%1]" : : "r"(value), "r"(at) : "memory");
-	else if (board.uart_width == 2)
+	else if (conf_board.uart_width == 2)
 		asm volatile("strh %w0, [%1]" : : "r"(value), "r"(at) : "memory");
 	else
 		asm volatile("strb %w0, [%1]" : : "r"(value), "r"(at) : "memory");
 }
 
-void console_init(void)
+void conf_console_init(void)
 {
-	if (board.uart_kind == UART_PL011)
+	if (conf_board.uart_kind == UART_PL011)
 		uart_write(PL011_LCR_H, PL011_LCR_H_FIFO_8_BITS);
 }
 
 static void put(char c)
 {
-	if (board.uart_kind == UART_PL011) {
+	if (conf_board.uart_kind == UART_PL011) {
 		/* Look at the flags, which may cost an exit, once for each FIFO full of bytes. */
 		for (u32 i = 0; !room && !deaf; i++) {
 			if (uart_read(PL011_FR) & PL011_FR_TXFE)
@@ -65,9 +64,9 @@ static void put(char c)
 		}
 		room -= !!room;
 		uart_write(PL011_DR, (unsigned char)c);
-	} else if (board.uart_kind == UART_NS16550) {
+	} else if (conf_board.uart_kind == UART_NS16550) {
 		for (u32 i = 0; !deaf; i++) {
-			if (uart_read(NS16550_LSR << board.uart_shift) & NS16550_LSR_THRE)
+			if (uart_read(NS16550_LSR << conf_board.uart_shift) & NS16550_LSR_THRE)
 				break;
 			deaf = i == PATIENCE;
 		}
@@ -81,59 +80,25 @@ static void put_note(char c)
 		notes[used++] = c;
 }
 
-static void format_number(void (*out)(char), u64 value, u32 base)
-{
-	char digits[20];
-	u32 n = 0;
-
-	do
-		digits[n++] = "0123456789abcdef"[value % base];
-	while (value /= base);
-	while (n)
-		out(digits[--n]);
-}
-
-static void format(void (*out)(char), const char *f, va_list args)
-{
-	for (; *f; f++) {
-		if (*f != '%') {
-			out(*f);
-			continue;
-		}
-		switch (*++f) {
-		case 's':
-			for (const char *s = va_arg(args, const char *); *s; s++)
-				out(*s);
-			break;
-		case 'u':
-			format_number(out, va_arg(args, u32), 10);
-			break;
-		case 'l':
-			format_number(out, va_arg(args, u64), *++f == 'x' ? 16 : 10);
-			break;
-		}
-	}
-}
-
-void print(const char *f, ...)
+void conf_print(const char *text, ...)
 {
 	va_list args;
 
-	va_start(args, f);
-	format(put, f, args);
+	va_start(args, text);
+	format(put, text, &args);
 	va_end(args);
 }
 
-void note(const char *f, ...)
+void conf_note(const char *text, ...)
 {
 	va_list args;
 
-	va_start(args, f);
-	format(put_note, f, args);
+	va_start(args, text);
+	format(put_note, text, &args);
 	va_end(args);
 }
 
-const char *notes_take(void)
+const char *conf_notes_take(void)
 {
 	/* A line that did not fit is dropped whole. */
 	while (used && notes[used - 1] != '\n')
