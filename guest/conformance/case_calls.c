@@ -5,13 +5,13 @@
 #include "pvlock.h"
 
 #define HIGH 0xdeadbeef00000000ul
-#define UNDEFINED_CALL 0x8000F00D	/* in the range of ARCH_FEATURES, and nobody's */
+#define UNDEFINED_CALL 0x8000F00D	/* in the range of ARCH_FEATURES; nobody has defined it */
 
 enum { RANDOM_IDS = 64 };
 
 static u64 random(void)
 {
-	static u64 state = 0x9e3779b97f4a7c15;	/* the same IDs in every run */
+	static u64 state = 0x9e3779b97f4a7c15;	/* fixed, so that every run has the same IDs */
 
 	state ^= state << 13;
 	state ^= state >> 7;
@@ -25,23 +25,29 @@ void case_discovery_order(void)
 	conf_note("psci-version: 0x%lx\n", conf_found.psci_version);
 	conf_expect_true("PSCI_VERSION is no version", !(conf_found.psci_version >> 31));
 	if (conf_found.steps >= 1) {
+		u32 answer = conf_found.smccc_in_psci;
+
 		conf_note("psci-features-smccc-version: 0x%lx\n", conf_found.smccc_in_psci);
 		conf_expect_true("PSCI_FEATURES(SMCCC_VERSION) is neither 0 nor NOT_SUPPORTED",
-				 !(u32)conf_found.smccc_in_psci || (u32)conf_found.smccc_in_psci == ~0u);
+				 !answer || answer == ~0u);
 	}
 	if (conf_found.steps >= 2) {
 		conf_note("smccc-version: 0x%lx\n", conf_found.smccc_version);
 		conf_expect_true("SMCCC_VERSION is no version", !(conf_found.smccc_version >> 31));
 	}
 	if (conf_found.steps >= 3) {
-		conf_note("arch-features-pv-lock: 0x%lx\n", conf_found.arch_features);
+		u64 answer = conf_found.arch_features;
+
+		conf_note("arch-features-pv-lock: 0x%lx\n", answer);
 		conf_expect_true("ARCH_FEATURES is neither SUCCESS nor NOT_SUPPORTED",
-				 !conf_found.arch_features || conf_found.arch_features == NOT_SUPPORTED);
+				 !answer || answer == NOT_SUPPORTED);
 	}
 	if (conf_found.steps >= 4) {
-		conf_note("pv-lock-features: 0x%lx\n", conf_found.features);
+		u64 answer = conf_found.features;
+
+		conf_note("pv-lock-features: 0x%lx\n", answer);
 		conf_expect_true("PV_LOCK_FEATURES is neither SUCCESS nor NOT_SUPPORTED",
-				 !conf_found.features || conf_found.features == NOT_SUPPORTED);
+				 !answer || answer == NOT_SUPPORTED);
 	}
 	conf_expect_true("PV-lock is offered, but the documented order does not lead to it",
 			 !conf_found.second_way);
@@ -86,8 +92,7 @@ void case_upper_halves_smccc(void)
 	conf_expect("smccc-version", conf_call(HIGH | SMCCC_VERSION, ~0ul),
 		    conf_found.smccc_version);
 	conf_expect("arch-features-undefined",
-		    conf_call(HIGH | SMCCC_ARCH_FEATURES, HIGH | UNDEFINED_CALL),
-		    NOT_SUPPORTED);
+		    conf_call(HIGH | SMCCC_ARCH_FEATURES, HIGH | UNDEFINED_CALL), NOT_SUPPORTED);
 	conf_expect("arch-features-pv-lock",
 		    conf_call(HIGH | SMCCC_ARCH_FEATURES, HIGH | PV_LOCK_FEATURES),
 		    conf_found.arch_features);
@@ -126,7 +131,7 @@ static bool survives(u64 function, u64 argument)
 	return true;
 }
 
-/* Up to the first that does not: evidence names a thing once. */
+/* Stops at the first call that fails, since a key of the evidence may stand there only once. */
 static void all_survive(const u64 (*calls)[2], u32 count)
 {
 	u32 i = 0;
@@ -178,7 +183,7 @@ void case_features_others(void)
 		u32 id = i < LENGTH(wrong) ? wrong[i] : (u32)random();
 		u64 answer;
 
-		/* The document does not know PV_LOCK_FEATURES as an argument; the series does. */
+		/* The document does not have PV_LOCK_FEATURES as an argument, the series does. */
 		if (id == PV_LOCK_PREEMPTED || id == PV_LOCK_FEATURES)
 			continue;
 		answer = conf_call(PV_LOCK_FEATURES, id);
@@ -204,7 +209,7 @@ void case_preempted_unset(void)
 	conf_expect("preempted", conf_call(PV_LOCK_PREEMPTED, 0), NOT_SUPPORTED);
 }
 
-/* Owners 7 to 47 are reserved: on no hypervisor can such a call do anything. */
+/* Owners 7 to 47 are reserved, so such a call does nothing on any hypervisor. */
 void case_unknown_ids(void)
 {
 	for (u32 i = 0; i < RANDOM_IDS; i++) {
@@ -236,8 +241,7 @@ void case_uid_call(void)
 
 	conf_call_registers(&r);
 	conf_note("uid: [0x%lx, 0x%lx, 0x%lx, 0x%lx]\n", (u64)conf_found.uid[0],
-		  (u64)conf_found.uid[1],
-		  (u64)conf_found.uid[2], (u64)conf_found.uid[3]);
+		  (u64)conf_found.uid[1], (u64)conf_found.uid[2], (u64)conf_found.uid[3]);
 	conf_expect_true("the call is an undefined instruction", r.x[0] != UNDEFINED);
 	conf_expect_true("W0 is another at the second call", (u32)r.x[0] == conf_found.uid[0]);
 	if ((u32)r.x[0] == ~0u)
@@ -260,7 +264,8 @@ void case_uid(void)
 void case_off_calls(void)
 {
 	if (!conf_found.our_uid && !conf_bootarg_number("probe", 0)) {
-		conf_skip("these IDs can mean something else here (4.4), and no boot argument probe=1");
+		conf_skip("these IDs can mean something else here (4.4), and "
+			  "no boot argument probe=1");
 		return;
 	}
 	conf_expect("arch-features", conf_call(SMCCC_ARCH_FEATURES, PV_LOCK_FEATURES),

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Cases: the flags of VCPUs that run (section 6). All VCPUs but this one count; this one looks at
- * their counts and flags, one pair each PACE, and judges pairs that follow each other closely. What
- * lies between two looks during which this VCPU was itself off its CPU is not judged.
+ * Cases: the flags of VCPUs that run (section 6). All VCPUs but VCPU 0 count. VCPU 0 looks at the
+ * count and the flag of each, a pair every PACE_NS, and judges pairs that follow each other
+ * closely. If VCPU 0 was itself off its CPU between two looks, it does not judge them.
  * docs/conformance.md derives RUN.
  */
 #include "conf.h"
 #include "cases.h"
 
 #define PACE_NS 5000ul		/* between two looks at the same VCPU */
-#define GAP_NS 100000ul		/* longer than this, and somebody took our CPU; and for each VCPU: */
+#define GAP_NS 100000ul		/* two looks further apart are not compared; and, for each VCPU: */
 #define LOOK_NS 2000ul
 #define STILL_NS 1000000ul	/* a heartbeat that stands still so long was stopped */
 #define OBSERVE_MS 300ul
@@ -19,9 +19,9 @@ enum { RUN = 5, EVENTS = 48 };
 static struct seen {
 	u64 at, beats, flag;		/* the last pair, and when */
 	u64 still_since;
-	bool valid, counted, flagged;	/* of the present standstill */
+	bool valid, counted, flagged;	/* `counted` and `flagged`: this standstill was */
 	u64 stolen;			/* PV time at the last progress, ns */
-	u64 stop_since, stop_stolen;	/* of a standstill whose flag was 0, until it is over */
+	u64 stop_since, stop_stolen;	/* of a standstill with flag 0 that goes on */
 	bool stopped;
 	u32 run;			/* consecutive looks: flag 1, and it had advanced */
 	u64 run_since;
@@ -128,7 +128,8 @@ static void look_at(u32 cpu, u64 gap)
 
 void conf_observe(void)
 {
-	u64 start, length, gap = conf_ticks_of(GAP_NS + LOOK_NS * conf_board.cpus), pace = conf_ticks_of(PACE_NS);
+	u64 gap = conf_ticks_of(GAP_NS + LOOK_NS * conf_board.cpus);
+	u64 start, length, pace = conf_ticks_of(PACE_NS);
 
 	if (sum.done)
 		return;
@@ -160,7 +161,7 @@ void conf_observe(void)
 	}
 }
 
-/* False: there is nothing to judge, and the case says so. */
+/* False if there is nothing to judge; the case has then failed or is skipped. */
 static bool observed(void)
 {
 	conf_observe();
@@ -178,8 +179,7 @@ void case_running_reads_0(void)
 	if (!observed())
 		return;
 	conf_note("longest-run: %lu\nworst-clear-ticks: %lu\nworst-clear-ns: %lu\n",
-		  sum.longest_run,
-		  sum.worst_clear, conf_ns_of(sum.worst_clear));
+		  sum.longest_run, sum.worst_clear, conf_ns_of(sum.worst_clear));
 	conf_expect_true("a VCPU advanced while its flag was 1", sum.longest_run < RUN);
 }
 
@@ -189,7 +189,7 @@ void case_preempted_reads_1(void)
 
 	if (!observed())
 		return;
-	/* A host stops a VCPU for reasons of its own too; with PV time they do not count. */
+	/* A host also stops a VCPU for other reasons. PV time tells those stops apart. */
 	unflagged = conf_surveys[1].time && !strict ? sum.stops_proven : sum.stops_unflagged;
 	conf_note("stops-flagged: %lu\nstops-not-flagged: %lu\n", sum.stops_flagged,
 		  sum.stops_unflagged);
@@ -236,7 +236,7 @@ void case_padding(void)
 	conf_expect_true("padding was not zero", !conf_odd_padding);
 }
 
-/* Until the counter shows `watch` ns: each change of VCPU 1's flag, as ticks, flag and beats. */
+/* Until the counter shows `watch` ns, note each change of VCPU 1's flag: ticks, flag, beats. */
 void case_watch(void)
 {
 	static u64 events[EVENTS][3];
@@ -250,7 +250,8 @@ void case_watch(void)
 		return;
 	}
 	while (ticks() < end) {
-		u64 before = load_acquire(flag), now = load_acquire(beats), after = load_acquire(flag);
+		u64 before = load_acquire(flag), now = load_acquire(beats);
+		u64 after = load_acquire(flag);
 
 		/* Between two looks at one and the same 1 it must not have advanced. */
 		if (before && last == 1) {

@@ -7,7 +7,7 @@ enum { REVISION_AND_ATTRIBUTES, STOLEN_NS };
 
 static u64 address_now;
 
-/* The structure of this VCPU; NULL, and the case has failed, if there is none. */
+/* This VCPU's structure. NULL if there is none: the case has then failed. */
 static const u64 *structure_of_time(void)
 {
 	address_now = conf_call(PV_TIME_ST, 0);

@@ -7,16 +7,15 @@
 #define SIMD_ASM ".arch_extension simd\n\t"
 
 enum {
-	EC_DATA_ABORT = 0x25,		/* without a change of exception level */
-	FSC_EXTERNAL = 0x10,
-	FSC_EXTERNAL_ON_WALK = 0x13,	/* and three above it */
+	EC_DATA_ABORT = 0x25,		/* from the same exception level */
+	FSC_EXTERNAL = 0x10,		/* synchronous external abort, not on a table walk */
 };
 
 static u64 *target;
 static struct cpu *me;
 static u32 tried, wrong;
 
-/* False: there is no structure to store to. The page becomes writable at stage 1. */
+/* Make the structure writable at stage 1. False if there is none: the case has then failed. */
 static bool begin(void)
 {
 	if (!conf_surveys[0].readable) {
@@ -63,7 +62,7 @@ static void after_store(const char *kind)
 	if (esr >> 26 == EC_DATA_ABORT && (esr & 0x3f) == FSC_EXTERNAL && !now &&
 	    far >= (u64)target && far < (u64)target + 64)
 		return;
-	/* The first one: evidence names a thing once. */
+	/* Only the first one, since a key of the evidence may stand there only once. */
 	if (!wrong++)
 		conf_note("store: %s\nesr: 0x%lx\nfar: 0x%lx\ncontent: 0x%lx\n", kind, esr, far,
 			  now);
@@ -73,14 +72,14 @@ static void after_store(const char *kind)
 		conf_fail("a store was ignored: no abort");
 	else
 		conf_fail("a store raised something else than a synchronous external abort");
-	/* Leave it as it must be, where that is in our power. */
+	/* Leave the structure as it must be, if this guest can. */
 	store_release(&me->expect, 1);
 	for (u32 i = 0; i < WORDS; i++)
 		store(&target[i], 0);
 	store_release(&me->expect, 0);
 }
 
-/* The handler goes on behind the store. */
+/* The handler goes on with the instruction after the store. */
 #define STORE(kind, code)                                                                 \
 	do {                                                                              \
 		before_store();                                                           \

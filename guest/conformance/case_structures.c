@@ -3,7 +3,7 @@
 #include "conf.h"
 #include "cases.h"
 
-/* The first VCPU for which `ok` does not hold fails the case; how many held is evidence. */
+/* Fail at the first VCPU that is not `ok`; note how many were. */
 static void each(const char *why, bool (*ok)(u32 cpu, const struct survey *s), u64 (*evidence)(u32))
 {
 	u32 cpu;
@@ -291,7 +291,8 @@ void case_blocked_letter(void)
 
 	/* KVM leaves a VCPU on its CPU in WFI while nobody else wants that CPU. */
 	if (asleep(&flag) && !flag)
-		conf_skip("not observed: the flag stayed 0, perhaps since WFI did not leave the CPU");
+		conf_skip("not observed: the flag stayed 0, "
+			  "perhaps since WFI did not leave the CPU");
 }
 
 void case_blocked_sparing(void)

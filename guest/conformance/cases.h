@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Every case: clause and tag of SPECIFICATION.md, name, what it needs, function, what it asserts.
- * A clause that binds by two sources has a case for each. The list is in the binary as text too,
- * where `pvlock check --list` finds it.
+ * Every case: clause and tag of SPECIFICATION.md, name, needs, function, what it asserts. A clause
+ * that two sources ask for has a case for each. The binary holds the list as text too, where
+ * `pvlock check --list` finds it.
  */
 #ifndef CASES_H
 #define CASES_H
 
-/* Without one of these a case is skipped, and says why. */
+/* What a machine must have. A case that lacks one of its needs is skipped, and says which. */
 enum need {
 	ANY = 0,
 	SMCCC = 1 << 0,		/* SMCCC 1.1, found in the documented order */
@@ -20,13 +20,13 @@ enum need {
 	TIME = 1 << 7,		/* PV time is offered */
 	NO_TIME = 1 << 8,	/* and is not */
 	WATCH = 1 << 9,		/* the boot argument watch=: a schedule that somebody knows */
-	LETTER = 1 << 10,	/* policy scheduled-out, the letter of the document */
+	LETTER = 1 << 10,	/* policy scheduled-out: the letter of the document */
 	SPARING = 1 << 11,	/* policy preempted */
-	/* These a guest cannot know before: the case itself then says "not observed". */
+	/* The guest cannot know these beforehand. Without them the case says "not observed". */
 	OVERCOMMIT = 1 << 12,	/* more VCPUs than CPUs */
-	STALE = 1 << 13,	/* the structures hold something when the guest first asks for them */
+	STALE = 1 << 13,	/* structures that are not zero when the guest first asks */
 	LSE = 1 << 14,		/* the CPU has LSE atomics */
-	PARALLEL = 1 << 16,	/* two VCPUs run at the same time, and can be watched doing so */
+	PARALLEL = 1 << 16,	/* a VCPU can look on while another runs */
 	BLOCKS = 1 << 15,	/* a VCPU that waits in WFI leaves its CPU */
 };
 
@@ -152,14 +152,14 @@ CASE("7.1", "pvlock", "store-zva", PVLOCK, case_store_zva,                      
 CASES(DECLARE)
 #undef DECLARE
 
-/* ---- what the cases know of the machine: survey.c ---- */
+/* ---- what the cases know of the machine: conf_survey.c ---- */
 enum state { STATE_ABSENT, STATE_UNSET, STATE_PRESENT };
 enum policy { POLICY_UNKNOWN, POLICY_SCHEDULED_OUT, POLICY_PREEMPTED };
 enum { WORDS = 8 };	/* 64-bit words in a structure */
 
 struct discovery {
 	u64 psci_version, smccc_in_psci, smccc_version, arch_features, features;
-	u32 steps;		/* that were taken and said yes, 0 to 5 */
+	u32 steps;		/* steps of clause 4.1 that said yes, 0 to 5 */
 	bool smccc, second_way, our_uid;
 	enum state state;
 	bool time;
@@ -168,7 +168,7 @@ struct discovery {
 };
 extern struct discovery conf_found;
 
-/* What a VCPU's structure was like, from before it was first on. Addresses are 0 if unknown. */
+/* One VCPU's structure, from before the VCPU was first on. An address that is unknown is 0. */
 struct survey {
 	bool came_up, predicted, readable, up_again;
 	u64 mpidr;
@@ -188,17 +188,17 @@ extern bool conf_policy_stated;
 void conf_discover(void);
 void conf_survey(void);
 const char *conf_policy_name(void);
-/* The structure of a VCPU; all zero if it cannot be read. */
+/* The structure of a VCPU. One that cannot be read looks all zero. */
 const u64 *conf_structure(u32 cpu);
-/* Look at a flag until it has not changed for a while; return it. */
+/* Look at a flag until it has not changed for a while, and return it. */
 u64 conf_settled(const u64 *flag);
-/* Let VCPU 1 wait in WFI, tell what its flag then was, wake it; false: something went wrong. */
+/* Let VCPU 1 wait in WFI, read its flag, and wake it. False if it did not sleep or wake up. */
 bool conf_sleep_and_wake(u64 *flag);
-/* Read a flag, and count what a structure must never hold. */
+/* Read a flag. Counts other values than 0 and 1, and padding that is not zero. */
 u64 conf_look(u32 cpu);
 extern u64 conf_odd_values, conf_odd_padding;
 
-/* ---- looking on while VCPUs run: observe.c ---- */
-void conf_observe(void);	/* once, when a case first needs it */
+/* ---- looking on while VCPUs run: case_observe.c ---- */
+void conf_observe(void);	/* does its work once, when the first case needs it */
 
 #endif

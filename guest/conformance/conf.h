@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What the conformance guest is built on. Times are ticks of the counter, unless a name says ns. */
+/*
+ * What the conformance guest is built on. It has its own code for devices and CPUs, since it must
+ * run under any VMM: guest/lib knows pvlock's machine only. Its globals begin with conf_ or, if they
+ * are cases, with case_. Times are ticks of the counter, unless a name says ns.
+ */
 #ifndef CONF_H
 #define CONF_H
 
@@ -7,7 +11,7 @@
 #define STACK_SIZE 4096
 #define BOOT_STACK_SIZE 16384
 
-/* Offsets into struct cpu that head.S uses. */
+/* Offsets into struct cpu that conf_head.S uses. */
 #define CPU_EXPECT 8
 #define CPU_STOP 12
 #define CPU_ESR 16
@@ -17,7 +21,7 @@
 #ifndef __ASSEMBLER__
 #include "basics.h"
 
-/* ---- what the device tree says: fdt.c ---- */
+/* ---- what the device tree says: conf_fdt.c ---- */
 enum uart { UART_NONE, UART_PL011, UART_NS16550 };
 enum conduit { CONDUIT_NONE, CONDUIT_HVC, CONDUIT_SMC };
 enum { MAX_RANGES = 16, MAX_BOOTARGS = 4096 };
@@ -48,19 +52,19 @@ struct conf_board {
 };
 extern struct conf_board conf_board;
 void conf_board_read(const void *dtb, u64 own_base);
-/* The boot argument `name`=..., copied to `value`; false: there is none. */
+/* Copy the boot argument `name`=... to `value`; false if there is none. */
 bool conf_bootarg(const char *name, char *value, size_t size);
 u64 conf_bootarg_number(const char *name, u64 otherwise);
 bool conf_same(const char *a, const char *b);
 bool conf_in_memory(u64 address, u64 size);
 
-/* ---- memory: mmu.c ---- */
+/* ---- memory: conf_mmu.c ---- */
 enum memory { DEVICE, CODE, DATA, READ_ONLY };
 void conf_map(u64 address, u64 size, enum memory kind);
-bool conf_map_page(u64 address, enum memory kind); /* later, MMU on; false: it cannot be mapped */
+bool conf_map_page(u64 address, enum memory kind); /* with the MMU on; false: it cannot */
 void conf_clean(const void *start, size_t size);
 
-/* ---- CPUs: cpu.c, head.S ---- */
+/* ---- CPUs: conf_cpu.c, conf_head.S ---- */
 struct cpu {
 	char *stack;
 	u32 expect, stop;
@@ -70,16 +74,20 @@ struct cpu {
 	u64 beats ALIGNED(64); /* in a line of its own */
 } ALIGNED(64);
 extern struct cpu conf_cpus[MAX_CPUS];
-u64 conf_cpu_on(u32 cpu, void (*body)(struct cpu *me)); /* the answer of CPU_ON */
-bool conf_cpu_wait_off(u32 cpu);		/* until AFFINITY_INFO says so; false: it never does */
-bool conf_run_on(u32 cpu, void (*body)(struct cpu *me));	/* on, and wait until it is off again */
-bool conf_wait_for(const u32 *flag);		/* until it is not 0; false: it takes too long */
+u64 conf_cpu_on(u32 cpu, void (*body)(struct cpu *me)); /* what CPU_ON answers */
+/* Wait until AFFINITY_INFO says that the CPU is off; false if it never does. */
+bool conf_cpu_wait_off(u32 cpu);
+/* Let the CPU run `body`, and wait until it is off again. */
+bool conf_run_on(u32 cpu, void (*body)(struct cpu *me));
+/* Wait until *flag is not 0; false if that takes too long. */
+bool conf_wait_for(const u32 *flag);
 _Noreturn void conf_system_off(void);
 _Noreturn void conf_bail_out(const char *why, u64 value);
+/* Count until told to stop; returns how often *flag was not 0 meanwhile. */
 u64 conf_beat(struct cpu *me, const u64 *flag);
 
-/* ---- SMC calling convention: cpu.c, head.S ---- */
-#define UNDEFINED 0x5544455544455544ul	/* the conduit is no instruction here ("UDEUDE..") */
+/* ---- SMC calling convention: conf_cpu.c, conf_head.S ---- */
+#define UNDEFINED 0x5544455544455544ul	/* the conduit's instruction is undefined ("UDEUDE..") */
 struct registers {
 	u64 x[18];
 };
@@ -101,9 +109,9 @@ enum {
 };
 #define NOT_SUPPORTED (~0ul)
 
-/* ---- interrupts: gic.c ---- */
+/* ---- interrupts: conf_gic.c ---- */
 void conf_gic_init(u32 cpu);
-void conf_sleep_once(void);	/* WFI, then end what ended it */
+void conf_sleep_once(void);	/* WFI, then acknowledge the interrupt that ended it */
 void conf_wake(u32 cpu);
 
 /* ---- time ---- */
@@ -111,14 +119,14 @@ u64 conf_ticks_of(u64 ns);
 u64 conf_ns_of(u64 ticks);
 void conf_pause_for(u64 ticks);
 
-/* ---- console: console.c ---- */
+/* ---- console: conf_console.c ---- */
 void conf_console_init(void);
-void conf_print(const char *format, ...);	/* %s, %u (u32), %lu, %lx (u64) */
-void conf_note(const char *format, ...);	/* evidence of the case: "key: value\n" */
-const char *conf_notes_take(void);		/* what was noted, and forget it */
+void conf_print(const char *text, ...);	/* as format.h says */
+void conf_note(const char *text, ...);	/* evidence of the case: "key: value\n" */
+const char *conf_notes_take(void);		/* the notes so far; the next note starts anew */
 
-/* ---- cases: main.c ---- */
-void conf_fail(const char *why);		/* the first reason is the one that is reported */
+/* ---- cases: conf_main.c ---- */
+void conf_fail(const char *why);		/* the report names the first reason */
 void conf_skip(const char *why);
 /* Fails unless `found` is `wanted`; `what` becomes a key of the evidence. */
 void conf_expect(const char *what, u64 found, u64 wanted);

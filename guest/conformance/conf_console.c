@@ -13,12 +13,12 @@ enum {
 	NS16550_THR = 0,
 	NS16550_LSR = 5,
 	NS16550_LSR_THRE = 1 << 5,
-	PATIENCE = 100000,	/* looks at a transmitter that never gets ready */
+	PATIENCE = 100000,	/* how often to look at a transmitter that does not get ready */
 	NOTES = 4096,
 };
 
 static u32 room, used;
-static bool deaf;	/* never got ready: it is not worth waiting again */
+static bool deaf;	/* it never got ready: do not wait for it again */
 static char notes[NOTES];
 
 static u32 uart_read(u32 offset)
@@ -100,7 +100,7 @@ void conf_note(const char *text, ...)
 
 const char *conf_notes_take(void)
 {
-	/* A line that did not fit is dropped whole. */
+	/* If the last line did not fit, drop all of it. */
 	while (used && notes[used - 1] != '\n')
 		used--;
 	notes[used] = 0;

@@ -20,7 +20,7 @@ static struct cpu *this_cpu(void)
 	return me;
 }
 
-/* With the MMU off: read the device tree, and map what it names. */
+/* Runs with the MMU off: reads the device tree, and maps what it names. */
 void conf_prepare(const void *dtb, u64 el)
 {
 	asm volatile("msr vbar_el1, %0\n\tisb" : : "r"(conf_vectors));
@@ -63,7 +63,9 @@ u64 conf_call(u64 function, u64 argument)
 u64 conf_cpu_on(u32 cpu, void (*body)(struct cpu *me))
 {
 	struct cpu *c = &conf_cpus[cpu];
-	struct registers r = { { PSCI_CPU_ON, conf_board.mpidr[cpu], (u64)conf_secondary_start, (u64)c } };
+	struct registers r = {
+		{ PSCI_CPU_ON, conf_board.mpidr[cpu], (u64)conf_secondary_start, (u64)c }
+	};
 
 	c->stack = stacks[cpu] + STACK_SIZE;
 	c->body = body;
@@ -109,8 +111,8 @@ bool conf_cpu_wait_off(u32 cpu)
 
 bool conf_run_on(u32 cpu, void (*body)(struct cpu *me))
 {
-	return conf_cpu_on(cpu,
-			   body) == 0 && conf_wait_for(&conf_cpus[cpu].finished) && conf_cpu_wait_off(cpu);
+	return conf_cpu_on(cpu, body) == 0 && conf_wait_for(&conf_cpus[cpu].finished) &&
+	       conf_cpu_wait_off(cpu);
 }
 
 _Noreturn void conf_system_off(void)
@@ -131,7 +133,7 @@ _Noreturn void conf_bail_out(const char *why, u64 value)
 
 _Noreturn void conf_exception(u64 esr, u64 elr, u64 far)
 {
-	this_cpu()->expect = 1;	/* what follows must not come back here */
+	this_cpu()->expect = 1;	/* so that a fault while we print does not come back here */
 	conf_print("Bail out! exception: esr %lx elr %lx far %lx, loaded at %lx\n", esr, elr, far,
 		   (u64)_start);
 	conf_system_off();
@@ -147,7 +149,7 @@ static u64 frequency(void)
 	u64 hz;
 
 	asm("mrs %0, cntfrq_el0" : "=r"(hz));
-	return hz ? hz : 62500000;	/* firmware forgot it: QEMU's */
+	return hz ? hz : 62500000;	/* the firmware left it 0: take QEMU's */
 }
 
 u64 conf_ticks_of(u64 ns)

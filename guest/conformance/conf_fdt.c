@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Reads the flattened device tree (Devicetree Specification 0.4) with the MMU off. Nothing in it is
- * taken for granted: neither cells and bus ranges, nor that its offsets are inside it.
+ * Reads the flattened device tree (Devicetree Specification 0.4) with the MMU off. The tree comes
+ * from any VMM: numbers of cells and bus ranges are what it says, and every offset is checked.
  */
 #include "conf.h"
 #include "pvlock.h"
@@ -21,7 +21,7 @@ struct node {
 	struct bytes compatible, type, reg, ranges, status, method, reg_shift, reg_io_width;
 	u32 address_cells, size_cells;	/* of its children */
 	bool no_map;
-	const char *stdout_rest;	/* what is left of stdout-path below this node; NULL: not on it */
+	const char *stdout_rest;	/* the rest of stdout-path from here; NULL: not on it */
 };
 
 struct tree {
@@ -59,7 +59,7 @@ static u64 cells(const unsigned char *p, u32 count)
 	return value;
 }
 
-/* A string that ends within its property. */
+/* Is it this string, and does the string end within the property? */
 static bool is(const struct bytes *b, const char *wanted)
 {
 	u32 i = 0;
@@ -99,7 +99,7 @@ static bool open(struct tree *t, const void *dtb)
 	return true;
 }
 
-/* The next token but NOP; END also where the tree is damaged. */
+/* The next token that is no NOP. A tree that is damaged ends there. */
 static struct token next(struct tree *t)
 {
 	struct token token = { .kind = END };
@@ -145,7 +145,7 @@ static void copy(char *to, size_t room, const struct bytes *from)
 	to[n] = 0;
 }
 
-/* First walk: the properties of /chosen, and stdout-path with its alias resolved. */
+/* First walk: take the properties of /chosen, and resolve the alias in stdout-path. */
 static void read_chosen(const void *dtb)
 {
 	static char alias[PATH];
@@ -154,7 +154,7 @@ static void read_chosen(const void *dtb)
 	struct tree t;
 	u32 depth = 0;
 
-	/* An alias can stand before or after /chosen. */
+	/* Two passes, since /aliases can stand before or after /chosen. */
 	for (u32 pass = 0; pass < 2; pass++) {
 		depth = 0;
 		if (!open(&t, dtb))
@@ -187,7 +187,7 @@ static void read_chosen(const void *dtb)
 	stdout_path[0] = 0;
 }
 
-/* What is left of the path `rest` behind the component `name`; NULL: it is another. */
+/* The rest of the path after its first component. NULL if that component is not `name`. */
 static const char *descend(const char *rest, const char *name)
 {
 	if (!rest || *rest != '/')
@@ -198,7 +198,7 @@ static const char *descend(const char *rest, const char *name)
 	return *name && *name != '@' ? NULL : rest;
 }
 
-/* Pair `index` of `reg`, in the address space of the root; false: there is none, or no way there. */
+/* Pair `index` of `reg` in the address space of the root. False if it is not there. */
 static bool region(const struct node *nodes, int depth, u32 index, struct range *found)
 {
 	const struct node *n = &nodes[depth], *parent = n - 1;
@@ -241,7 +241,7 @@ static void take_uart(const struct node *nodes, int depth, enum uart kind)
 	bool is_stdout = n->stdout_rest && (!*n->stdout_rest || *n->stdout_rest == ':');
 	struct range r;
 
-	/* Without a stdout-path the first one is it. */
+	/* Without a stdout-path take the first UART. */
 	if ((conf_board.uart_kind && !is_stdout) || !region(nodes, depth, 0, &r))
 		return;
 	conf_board.uart_kind = kind;
@@ -265,7 +265,7 @@ static void take_gic(const struct node *nodes, int depth, u32 version)
 		conf_board.gicr[conf_board.gicrs++] = r;
 }
 
-/* A node is complete: take from it what we need. */
+/* Called at a node's end: take from it what we need. */
 static void take(const struct node *nodes, int depth)
 {
 	const struct node *n = &nodes[depth];
@@ -333,7 +333,7 @@ void conf_board_read(const void *dtb, u64 own_base)
 	struct tree t;
 	int depth = -1;
 
-	/* QEMU starts an ELF file without X0, and puts the tree where memory begins: at a GiB. */
+	/* QEMU gives an ELF file no X0, and puts the tree where memory begins: at a GiB. */
 	if (!open(&t, dtb))
 		dtb = (const void *)(own_base & ~0x3ffffffful);
 	if (!open(&t, dtb))

@@ -39,7 +39,7 @@ enum {
 
 static u32 targets[MAX_CPUS];	/* GICv2: the bit of each CPU's interface */
 
-/* The frame of a CPU, which GICR_TYPER names as Aff3.Aff2.Aff1.Aff0; 0: it has none. */
+/* The frame whose GICR_TYPER has the CPU's Aff3.Aff2.Aff1.Aff0; 0 if there is none. */
 static u64 redistributor(u32 cpu)
 {
 	u64 mpidr = conf_board.mpidr[cpu];
@@ -104,7 +104,7 @@ void conf_gic_init(u32 cpu)
 		init_v2(cpu);
 }
 
-/* Interrupts stay masked: a pending one ends the WFI, and is acknowledged here. */
+/* Interrupts stay masked. A pending one ends the WFI all the same, and we acknowledge it here. */
 void conf_sleep_once(void)
 {
 	u64 interrupt;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The header of a Linux Image, the entries of all CPUs, and the exception vector. Entered with the
- * MMU off at EL1, or at EL2, which is left at once. Linux, Documentation/arch/arm64/booting.rst.
+ * MMU off at EL1, or at EL2, which it leaves at once (Linux, Documentation/arch/arm64/booting.rst).
  */
 #include "conf.h"
 
@@ -12,7 +12,7 @@
 #define CPACR_FPEN	(3 << 20)
 #define EL1H_MASKED	0x3c5
 
-/* Make memory at [x0, x1) the same for who reads it with caches and without. Clobbers x2, x3. */
+/* After this, [x0, x1) reads the same with caches and without. Clobbers x2, x3. */
 .macro clean_and_invalidate
 	mrs	x2, ctr_el0
 	ubfx	x2, x2, #16, #4			/* DminLine */
@@ -50,8 +50,8 @@ boot:
 	mov	x19, x0				/* the device tree */
 	mrs	x20, currentel
 	bl	to_el1
-	/* What a cache still holds of our data must not hide or overwrite what we write past it. */
-	adr	x21, _start			/* it is linked at 0, so this is how far it was moved */
+	/* We write with caches off: a line of our data that a cache still holds must not win. */
+	adr	x21, _start			/* linked at 0: this is how far it was moved */
 	address	x0, text_end
 	address	x1, bss_end
 	clean_and_invalidate
@@ -62,7 +62,7 @@ boot:
 	ldp	x3, x4, [x1]			/* r_offset, r_info */
 	ldr	x5, [x1, #16]			/* r_addend */
 	add	x1, x1, #24
-	cmp	w4, #1027			/* R_AARCH64_RELATIVE: the only kind (a test checks) */
+	cmp	w4, #1027			/* R_AARCH64_RELATIVE; a test finds no other */
 	b.ne	1b
 	add	x5, x5, x21
 	str	x5, [x3, x21]
@@ -86,7 +86,7 @@ boot:
 	bl	main
 	b	.
 
-/* X0: a struct cpu {stack, ...}, cleaned to the point of coherency by cpu_on(). */
+/* X0: a struct cpu {stack, ...}, which conf_cpu_on() cleaned to the point of coherency. */
 .global conf_secondary_start
 conf_secondary_start:
 	mov	x19, x0
@@ -184,7 +184,7 @@ conf_smccc_call:
 	cbnz	x20, 1f
 	hvc	#0
 	b	2f
-1:	.inst	0xd4000003			/* smc #0, which the assembler has only for EL3 CPUs */
+1:	.inst	0xd4000003			/* smc #0; the assembler knows it for EL3 only */
 2:	stp	x0, x1, [x19]
 	stp	x2, x3, [x19, #16]
 	stp	x4, x5, [x19, #32]
@@ -198,7 +198,10 @@ conf_smccc_call:
 	ldp	x29, x30, [sp], #32
 	ret
 
-/* u64 conf_beat(struct cpu *me, const u64 *flag): count, and look at our own flag, until told to stop. */
+/*
+ * u64 conf_beat(struct cpu *me, const u64 *flag): count, and look at our own flag, until another
+ * CPU sets CPU_STOP. It is in assembly so that each turn is one load of the flag and one store.
+ */
 .global conf_beat
 conf_beat:
 	mov	x2, x0
@@ -214,8 +217,8 @@ conf_beat:
 	ret
 
 /*
- * Where a CPU expects a fault (struct cpu.expect), note the syndrome and go on behind the faulty
- * instruction. Any other exception ends the run.
+ * A CPU that expects a fault (struct cpu.expect) finds the syndrome in its struct, and goes on with
+ * the instruction after the faulty one. Any other exception ends the run.
  */
 .balign 2048
 .global conf_vectors

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Which cases run, and what is said about them: TAP 14, a line a case, evidence below it in YAML.
- * Boot arguments: cases=GLOB,!GLOB,... profile=document|series|pvlock policy=scheduled-out|preempted
- * observe=MS strict=1 watch=NS probe=1.
+ * Selects and runs the cases, and reports them in TAP 14: one line for each, and its evidence below
+ * it in YAML. Boot arguments: cases=GLOB,!GLOB,... profile=document|series|pvlock
+ * policy=scheduled-out|preempted observe=MS strict=1 watch=NS probe=1.
  */
 #include "conf.h"
 #include "cases.h"
@@ -19,7 +19,7 @@ static const struct test {
 	CASES(TEST)
 };
 
-/* For pvlock.conformance.guest, which looks for the first line in the file. */
+/* pvlock.conformance.cases finds this list in the binary by its first line. */
 __attribute__((used)) const char conf_catalogue[] = "pvlock conformance cases\n"
 #define LINE(clause, tag, name, needs, function, what) \
 	clause "\t" tag "\t" name "\t" #needs "\t" what "\n"
@@ -60,7 +60,7 @@ void conf_expect_true(const char *what, bool value)
 		conf_fail(what);
 }
 
-/* `*` is any characters; the pattern ends at a comma. */
+/* `*` stands for any characters, `?` for one; the pattern ends at a comma. */
 static bool matches(const char *pattern, const char *text)
 {
 	for (; *pattern && *pattern != ',' && *pattern != '*'; pattern++, text++)
@@ -85,7 +85,7 @@ static bool in_profile(const struct test *t)
 	return !document || !conf_same(t->tag, "series");
 }
 
-/* Patterns name cases or clauses; those that begin with ! take away. */
+/* A pattern names cases or clauses. One that begins with ! takes them away again. */
 static bool selected(const struct test *t)
 {
 	bool chosen = selection[0] == '!' || !selection[0];
@@ -102,6 +102,7 @@ static bool selected(const struct test *t)
 	return chosen && in_profile(t);
 }
 
+/* What this machine lacks of a case's needs; NULL if nothing. */
 static const char *missing(u32 needs)
 {
 	if (needs & PVLOCK && conf_found.state == STATE_UNSET)
@@ -174,8 +175,8 @@ static void header(void)
 	};
 
 	conf_print("# psci: %u.%u, conduit %s, entered at EL%u\n",
-		   (u32)(conf_found.psci_version >> 16),
-		   (u32)conf_found.psci_version & 0xffff, conduits[conf_board.conduit], conf_board.entry_el);
+		   (u32)(conf_found.psci_version >> 16), (u32)conf_found.psci_version & 0xffff,
+		   conduits[conf_board.conduit], conf_board.entry_el);
 	conf_print("# machine: %u VCPUs, GICv%u, %s\n", conf_board.cpus, conf_board.gic,
 		   conf_board.uart_kind == UART_PL011 ? "PL011" : "16550");
 	conf_print("# interface: %s (%s)\n", states[conf_found.state],
@@ -186,7 +187,7 @@ static void choose(void)
 {
 	char text[16];
 
-	/* What is not given stays empty: all of it. */
+	/* An argument that is not given stays empty, and selects everything. */
 	conf_bootarg("cases", selection, sizeof(selection));
 	conf_bootarg("profile", profile, sizeof(profile));
 	if (!conf_bootarg("policy", text, sizeof(text)))
@@ -202,6 +203,7 @@ static void choose(void)
 
 void main(void)
 {
+	const char *wake = "not tried", *source = "";
 	u32 planned = 0, number = 0;
 
 	conf_console_init();
@@ -212,7 +214,7 @@ void main(void)
 		conf_bail_out("the device tree names no PSCI conduit", 0);
 	if (!conf_board.cpus)
 		conf_bail_out("the device tree names no CPU", 0);
-	/* HVC would call this guest's own EL2, where nothing is. */
+	/* HVC would go to this guest's own EL2, where there is no code. */
 	if (conf_board.entry_el == 2 && conf_board.conduit == CONDUIT_HVC) {
 		conf_board.conduit = CONDUIT_NONE;
 		conf_bail_out("entered at EL2, but the conduit is hvc", 0);
@@ -222,10 +224,14 @@ void main(void)
 	header();
 	conf_gic_init(0);
 	conf_survey();
-	conf_print("# wake: %s\n", conf_found.wakes ? "an SGI woke VCPU 1 from WFI" :
-		   conf_board.cpus < 2 || !conf_board.gic ? "not tried" : "an SGI did not wake VCPU 1 from WFI");
-	conf_print("# policy: %s%s\n", conf_policy_name(),
-		   conf_policy == POLICY_UNKNOWN ? "" : conf_policy_stated ? " (stated)" : " (inferred)");
+	if (conf_found.wakes)
+		wake = "an SGI woke VCPU 1 from WFI";
+	else if (conf_board.cpus > 1 && conf_board.gic)
+		wake = "an SGI did not wake VCPU 1 from WFI";
+	conf_print("# wake: %s\n", wake);
+	if (conf_policy != POLICY_UNKNOWN)
+		source = conf_policy_stated ? " (stated)" : " (inferred)";
+	conf_print("# policy: %s%s\n", conf_policy_name(), source);
 	for (u32 i = 0; i < LENGTH(tests); i++)
 		planned += selected(&tests[i]);
 	conf_print("1..%u\n", planned);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Stage 1: an identity map, 48 bits, 4 KiB granule, in which nothing is both writable and
- * executable. Only what the guest uses is mapped: where the rest of memory is does not matter.
+ * Stage 1: an identity map, 48 bits, 4 KiB granule, in which no page is both writable and
+ * executable. It holds only what the guest uses: it need not know where the rest of memory is.
  */
 #include "conf.h"
 
@@ -33,7 +33,7 @@ static u64 attributes(enum memory kind)
 	return common | AP_READ_ONLY | (kind == CODE ? EL0_XN : XN);
 }
 
-/* The entry of a page, its tables made if `make`; NULL: there is none. */
+/* The entry of a page; `make` makes the tables on the way. NULL if there is no entry. */
 static u64 *entry_of(u64 address, bool make)
 {
 	u64 *table = conf_page_table;
@@ -74,7 +74,8 @@ bool conf_map_page(u64 address, enum memory kind)
 		return false;
 	/* Break before make. */
 	*entry = 0;
-	asm volatile("dsb ishst\n\ttlbi vaae1is, %0\n\tdsb ish\n\tisb" : : "r"(page >> 12) : "memory");
+	asm volatile("dsb ishst\n\ttlbi vaae1is, %0\n\tdsb ish\n\tisb"
+		     : : "r"(page >> 12) : "memory");
 	*entry = page | attributes(kind) | TABLE_OR_PAGE;
 	asm volatile("dsb ishst\n\tisb" : : : "memory");
 	return true;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* What is known before the first case: discovery, and one look at the structure of every VCPU. */
+/* Before the first case: discovery, and a look at the structure of every VCPU. */
 #include "conf.h"
 #include "cases.h"
 #include "pvlock.h"
@@ -16,9 +16,9 @@ bool conf_policy_stated;
 u64 conf_odd_values, conf_odd_padding;
 
 /*
- * SPECIFICATION.md, 4.1: each step asks whether the next may be asked at all. 4.3: a PV-lock node
- * or a UID that we know is a second way in. Nothing else is: on another hypervisor the two IDs
- * mean something else (4.4).
+ * In the order of SPECIFICATION.md, 4.1, each step asks whether the guest may take the next one. A
+ * PV-lock node or a UID that we know is a second way in (4.3). There is no third, since on another
+ * hypervisor the two IDs mean something else (4.4).
  */
 void conf_discover(void)
 {
@@ -61,13 +61,13 @@ void conf_discover(void)
 	}
 }
 
-/* Map a structure and try a load: false if the hypervisor's address leads nowhere. */
+/* Map a structure and try a load; false if nothing is at the hypervisor's address. */
 static bool readable(u64 address)
 {
 	struct cpu *me;
 	u64 word;
 
-	/* Not over our own image, which map_page() would take away from us. */
+	/* Not in our own image: conf_map_page() would make its page read-only. */
 	if (address & 7 || (address + 4096 > (u64)_start && address < (u64)bss_end))
 		return false;
 	if (!conf_map_page(address, READ_ONLY))
@@ -119,7 +119,8 @@ u64 conf_settled(const u64 *flag)
 		if (value != last)
 			last = value, since = now;
 		cpu_relax();
-	} while (now - since < conf_ticks_of(SETTLED_NS) && now - start < conf_ticks_of(PATIENCE_NS));
+	} while (now - since < conf_ticks_of(SETTLED_NS) &&
+		 now - start < conf_ticks_of(PATIENCE_NS));
 	return last;
 }
 
@@ -149,14 +150,14 @@ static void on_each_again(struct cpu *me)
 {
 	struct survey *s = &conf_surveys[me->number];
 
-	/* No store, no call before this. */
+	/* This load comes before any store and any call. */
 	s->first_flag = load(conf_structure(me->number));
 	s->address_on_again = conf_call(PV_LOCK_PREEMPTED, 0);
 	s->after_on_again = all_words(conf_structure(me->number));
 	s->up_again = true;
 }
 
-/* Where clause 2.5 puts the structure, before anybody has asked for it. */
+/* Look where clause 2.5 puts the structure, before any VCPU has asked for its address. */
 static void predict(u32 cpu)
 {
 	struct survey *s = &conf_surveys[cpu];
@@ -195,7 +196,7 @@ void conf_survey(void)
 {
 	u64 flag;
 
-	/* All of them before any runs. */
+	/* All of them, before any of these VCPUs runs. */
 	for (u32 i = 0; i < conf_board.cpus; i++)
 		predict(i);
 	on_each(&conf_cpus[0]);
@@ -205,11 +206,11 @@ void conf_survey(void)
 		conf_surveys[i].off = conf_settled(conf_structure(i));
 		conf_run_on(i, on_each_again);
 	}
-	/* Whether this guest can drive the GIC is not the hypervisor's fault, and known before. */
+	/* If this guest cannot drive the GIC, the hypervisor has done nothing wrong: cases skip. */
 	conf_found.wakes = conf_board.cpus > 1 && conf_board.gic && conf_sleep_and_wake(&flag);
 	if (conf_policy_stated || conf_found.state != STATE_PRESENT || !conf_surveys[1].readable)
 		return;
-	/* An off VCPU is not on a CPU, and nobody preempted it: the policies differ (E6). */
+	/* The policies differ for a VCPU that is off: not on a CPU, and not preempted (E6). */
 	conf_policy = conf_surveys[1].off ? POLICY_SCHEDULED_OUT : POLICY_PREEMPTED;
 }
 
