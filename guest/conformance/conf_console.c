@@ -9,7 +9,7 @@ enum {
 	PL011_FR_TXFE = 1 << 7,
 	PL011_LCR_H = 0x2c,
 	PL011_LCR_H_FIFO_8_BITS = 1 << 4 | 3 << 5,
-	PL011_FIFO = 16,	/* bytes, of the smallest */
+	PL011_FIFO = 16,	/* bytes that the smallest PL011 holds */
 	NS16550_THR = 0,
 	NS16550_LSR = 5,
 	NS16550_LSR_THRE = 1 << 5,
@@ -56,7 +56,7 @@ void conf_console_init(void)
 static void put(char c)
 {
 	if (conf_board.uart_kind == UART_PL011) {
-		/* Look at the flags, which may cost an exit, once for each FIFO full of bytes. */
+		/* Reading the flags may cost an exit, so do it once for each FIFO full of bytes. */
 		for (u32 i = 0; !room && !deaf; i++) {
 			if (uart_read(PL011_FR) & PL011_FR_TXFE)
 				room = PL011_FIFO;

@@ -26,7 +26,7 @@ enum {
 	GICR_IPRIORITYR = GICR_SGI + 0x0400,
 	WAKE_SGI = 1,
 	PRIORITY = 0x80,
-	SPURIOUS = 1020,	/* and above */
+	SPURIOUS = 1020,	/* this and every higher number mean that no interrupt is pending */
 	PATIENCE = 1000000,
 };
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Chance, and doing what may fault. */
+/* Random numbers, and op(), which does what may fault. */
 #include "fuzz.h"
 
 u64 next(struct vcpu *v)

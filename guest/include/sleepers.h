@@ -17,7 +17,7 @@
 
 struct sleeper {
 	struct sleeper *next;
-	u32 awake;	/* what it sleeps on: whoever wakes it writes 1 */
+	u32 awake;	/* it sleeps until this is 1 */
 	u32 cpu;
 	bool reads;	/* the rwsem's: it waits as a reader */
 } ALIGNED(CACHE_LINE);
@@ -54,7 +54,7 @@ static inline struct sleeper *sleeper_of(u32 cpu)
 	return me;
 }
 
-/* Put `me` at the end. The caller is between sleepers_begin() and sleepers_end(), as for all below. */
+/* Put `me` at the end. This and all below are for between sleepers_begin() and sleepers_end(). */
 static inline void sleepers_add(struct sleeper *me, u64 *word)
 {
 	*last_sleeper = me;

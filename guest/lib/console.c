@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* A PL011 that polls. */
+/* Prints to a PL011, by polling. */
 #include "format.h"
 #include "guest.h"
 
@@ -10,10 +10,10 @@ enum {
 	LCR_H = 0x2c,
 	LCR_H_FEN = 1 << 4,
 	LCR_H_8_BITS = 3 << 5,
-	FIFO = 16, /* bytes, of the smallest PL011 */
+	FIFO = 16, /* bytes that the smallest PL011 holds */
 };
 
-static u32 room;
+static u32 room;	/* bytes that the FIFO can still take for certain */
 
 static volatile u32 *reg(u32 offset)
 {
@@ -26,7 +26,7 @@ void console_init(void)
 		*reg(LCR_H) = LCR_H_FEN | LCR_H_8_BITS;
 }
 
-/* Look at the flags, which may cost an exit, once for each FIFO full of bytes. */
+/* Reading the flags may cost an exit, so do it once for each FIFO full of bytes. */
 static void put(char c)
 {
 	if (!board.uart)

@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * mutex: a sleeping lock whose waiters spin as long as that makes sense.
+ * mutex: a sleeping lock whose waiters spin while the owner runs.
  *
- * Theory. Spinning beats sleeping while the owner is about to release the lock, that is, while it
- * runs. A preempted owner releases nothing before it runs again, milliseconds later, and it is the
- * spinners who keep it from its CPU. vcpu_is_preempted() tells the two apart: its waiters then
- * sleep, the hypervisor gives their CPUs to others, the owner among them, and one waiter is woken
- * at each release. Without it the guest must assume that every owner runs.
+ * Theory. Spinning beats sleeping while the owner runs, since it will soon release the lock. A
+ * preempted owner releases nothing before it runs again, milliseconds later, and meanwhile the
+ * spinners occupy the CPUs that it needs. vcpu_is_preempted() tells the two cases apart: the
+ * waiters of a preempted owner sleep, the hypervisor gives their CPUs to other VCPUs, the owner
+ * among them, and each release wakes one waiter. Without PV-lock the guest must assume that every
+ * owner runs.
  *
  * In front is an MCS queue (lib/queue.c), so that one waiter at a time watches the owner. A waiter
- * in the queue whose predecessor is preempted leaves it, and sleeps too.
+ * whose predecessor in the queue is preempted leaves the queue, and sleeps too.
  *
- * As Linux: mutex_optimistic_spin() and osq_lock(); what is left out is the hand-off to a waiter
- * that starves.
+ * This is Linux's mutex_optimistic_spin() with osq_lock(), without the hand-off of the lock to a
+ * waiter that starves.
  */
 #include "sleepers.h"
 
@@ -43,7 +44,7 @@ static bool try_lock(u32 cpu)
 	return true;
 }
 
-/* Spin while the lock is taken and its owner runs; true with the lock, false if it was preempted. */
+/* Spin while the owner runs. True with the lock; false if the owner was preempted. */
 static bool spin_on_owner(u32 cpu)
 {
 	for (;;) {

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * rwsem: many readers or one writer; who must wait long, sleeps. One in four turns here is a read.
+ * rwsem: many readers or one writer have it; whoever must wait long sleeps. Here one turn in four
+ * is a read.
  *
- * Theory. A writer that finds the lock with another writer spins while that one runs, as in a
- * mutex, and PV-lock helps for the same reason. Readers have no single owner whose VCPU could be
- * asked for: whoever waits for readers sleeps, with PV-lock or without, and so does every reader
- * that has to wait. So the more reads, the less PV-lock can do.
+ * Theory. A writer that finds another writer with the lock spins while that one runs, as in a
+ * mutex, and PV-lock helps for the same reason. Readers are no single owner whose VCPU a waiter
+ * could ask about. So whoever waits for readers sleeps, with PV-lock or without, and so does every
+ * reader that has to wait. The more reads there are, the less PV-lock can do.
  *
- * As Linux: rwsem_optimistic_spin() while writer-owned, with the queue of lib/queue.c; a release
- * wakes the first sleeper, and if that is a reader, grants the lock to all readers in front.
+ * This is Linux's rwsem_optimistic_spin() while a writer has the lock, with the queue of
+ * lib/queue.c. A release wakes the first sleeper. If that is a reader, the release gives the lock
+ * to all readers at the front of the list.
  */
 #include "sleepers.h"
 
@@ -63,7 +65,7 @@ static bool try_read(u32 cpu)
 	return false;
 }
 
-/* Spin while a running writer has it; true with the lock. */
+/* Spin while a writer has the lock and runs. True with the lock. */
 static bool spin_on_writer(u32 cpu)
 {
 	for (;;) {
@@ -90,7 +92,7 @@ static bool spin(u32 cpu)
 	return locked;
 }
 
-/* With the list locked, and no writer: wake the first; readers in front get the lock here. */
+/* With the list locked, and no writer: wake a writer at the front, or give the lock to readers. */
 static void wake_first(u32 cpu)
 {
 	(void)cpu;
@@ -125,7 +127,7 @@ static void sleep_to_read(u32 cpu)
 
 	sleepers_begin(cpu);
 	me = enlist(cpu, true);
-	if (!(load(&count) & ~SLEEPERS)) /* it was released before we were on the list */
+	if (!(load(&count) & ~SLEEPERS)) /* the lock was released before we were on the list */
 		wake_first(cpu);
 	sleepers_end(cpu);
 	count_sleep(cpu);
