@@ -135,7 +135,7 @@ def build_helper() -> None:
 
 
 class CustomBuildHook(Hook):  # type: ignore[type-arg]
-    """hatchling calls it before it packs the wheel: compile, and tag the wheel for this platform."""
+    """hatchling calls this before it packs the wheel: compile, and tag it for this platform."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Build everything (also for an editable install, whose `version` is "editable")."""
