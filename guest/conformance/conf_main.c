@@ -7,9 +7,6 @@
 #include "conf.h"
 #include "cases.h"
 
-#define STRING_OF(x) #x
-#define STRING(x) STRING_OF(x)
-
 static const struct test {
 	const char *clause, *tag, *name;
 	u32 needs;
