@@ -8,22 +8,23 @@
 #include "conf.h"
 #include "cases.h"
 
-#define PACE_NS 5000ul		/* between two looks at the same VCPU */
-#define GAP_NS 100000ul		/* two looks further apart are not compared; and, for each VCPU: */
-#define LOOK_NS 2000ul
-#define STILL_NS 1000000ul	/* a heartbeat that stands still so long was stopped */
+#define PACE_NS 5000ul		/* the time between two looks at the same VCPU */
+#define GAP_NS 100000ul		/* looks further apart than this are not compared, */
+#define LOOK_NS 2000ul		/* plus this for each VCPU */
+#define STILL_NS 1000000ul	/* the host has stopped a VCPU whose beats stand still so long */
 #define OBSERVE_MS 300ul
 
 enum { RUN = 5, EVENTS = 48 };
 
 static struct seen {
-	u64 at, beats, flag;		/* the last pair, and when */
-	u64 still_since;
-	bool valid, counted, flagged;	/* `counted` and `flagged`: this standstill was */
+	u64 at, beats, flag;		/* the last look: when, and what it saw */
+	bool valid;			/* there was one */
+	u64 still_since;		/* the last look that saw progress */
+	bool counted, flagged;		/* the standstill since then was counted, had flag 1 */
 	u64 stolen;			/* PV time at the last progress, ns */
-	u64 stop_since, stop_stolen;	/* of a standstill with flag 0 that goes on */
-	bool stopped;
-	u32 run;			/* consecutive looks: flag 1, and it had advanced */
+	bool stopped;			/* a standstill with flag 0 was counted and goes on */
+	u64 stop_since, stop_stolen;	/* when it began, and PV time then */
+	u32 run;			/* consecutive looks that saw progress and flag 1 */
 	u64 run_since;
 	u64 own_not_zero;
 } seen[MAX_CPUS];
@@ -48,8 +49,8 @@ static u64 stolen_ns(u32 cpu)
 }
 
 /*
- * A standstill with flag 0 is over. If PV time says that the VCPU waited for a CPU for all of it,
- * it was preempted; else the host had stopped it in another way.
+ * A standstill with flag 0 is over. If PV time says that the VCPU waited for a CPU all the while,
+ * the VCPU was preempted. Otherwise the host had stopped it in another way.
  */
 static void prove(struct seen *s, u32 cpu, u64 now)
 {
@@ -253,7 +254,7 @@ void case_watch(void)
 		u64 before = load_acquire(flag), now = load_acquire(beats);
 		u64 after = load_acquire(flag);
 
-		/* Between two looks at one and the same 1 it must not have advanced. */
+		/* While its flag stays 1, VCPU 1 must not advance. */
 		if (before && last == 1) {
 			ran += after && still && now != still;
 			still = after ? now : 0;

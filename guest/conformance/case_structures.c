@@ -274,7 +274,7 @@ void case_first_instruction(void)
 	     first_flag_of);
 }
 
-/* The flag of a VCPU that waits in WFI. */
+/* Read the flag of a VCPU that waits in WFI. False if it did not wake up: the case has failed. */
 static bool asleep(u64 *flag)
 {
 	if (!conf_sleep_and_wake(flag)) {

@@ -12,13 +12,13 @@ enum need {
 	ANY = 0,
 	SMCCC = 1 << 0,		/* SMCCC 1.1, found in the documented order */
 	PVLOCK = 1 << 1,	/* this VCPU has a structure */
-	UNSET = 1 << 2,		/* ARCH_FEATURES or the device tree says yes, PV_LOCK_FEATURES no */
+	UNSET = 1 << 2,		/* PV-lock is offered, but PV_LOCK_FEATURES says no */
 	ABSENT = 1 << 3,	/* no PV-lock is offered */
 	NODE = 1 << 4,		/* the device tree has a PV-lock node */
 	SMP = 1 << 5,		/* two VCPUs or more */
 	GIC = 1 << 6,		/* a GIC that wakes a VCPU from WFI */
 	TIME = 1 << 7,		/* PV time is offered */
-	NO_TIME = 1 << 8,	/* and is not */
+	NO_TIME = 1 << 8,	/* PV time is not offered */
 	WATCH = 1 << 9,		/* the boot argument watch=: a schedule that somebody knows */
 	LETTER = 1 << 10,	/* policy scheduled-out: the letter of the document */
 	SPARING = 1 << 11,	/* policy preempted */
@@ -26,8 +26,8 @@ enum need {
 	OVERCOMMIT = 1 << 12,	/* more VCPUs than CPUs */
 	STALE = 1 << 13,	/* structures that are not zero when the guest first asks */
 	LSE = 1 << 14,		/* the CPU has LSE atomics */
-	PARALLEL = 1 << 16,	/* a VCPU can look on while another runs */
 	BLOCKS = 1 << 15,	/* a VCPU that waits in WFI leaves its CPU */
+	PARALLEL = 1 << 16,	/* a VCPU can look on while another runs */
 };
 
 #define CASES(CASE)                                                                              \

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What the conformance guest is built on. It has its own code for devices and CPUs, since it must
- * run under any VMM: guest/lib knows pvlock's machine only. Its globals begin with conf_ or, if they
- * are cases, with case_. Times are ticks of the counter, unless a name says ns.
+ * run under any VMM: guest/lib knows pvlock's machine only. Its globals begin with conf_, those that
+ * are cases with case_. Times are ticks of the counter, unless a name says ns.
  */
 #ifndef CONF_H
 #define CONF_H

@@ -15,7 +15,7 @@ struct node {
 /* One each, since a VCPU is in one queue at a time. */
 static struct node nodes[MAX_VCPUS];
 
-/* For a node that leaves: return the next one. If there is none, make `prev` the tail: NULL. */
+/* `me` leaves. Return the node after it; if there is none, `prev` becomes the tail, and NULL. */
 static struct node *successor(struct queue *q, struct node *me, struct node *prev)
 {
 	for (;;) {
