@@ -107,7 +107,7 @@ def test_both_formats_hold_the_same() -> None:
 
 
 def test_only_relative_relocations() -> None:
-    """head.S knows no other kind."""
+    """conf_head.S knows no other kind."""
     elf = binary("elf")
     (start,) = struct.unpack_from("<Q", elf, 40)
     entry_size, count = struct.unpack_from("<HH", elf, 58)
