@@ -124,15 +124,7 @@ def test_a_new_cost_is_one_line_in_one_file(package: Path, tmp_path: Path) -> No
     run = ["--vcpus", "2", "--pcpus", "1", "--duration", "1ms", "--engine", "emulator"]
     done = pvlock("run", "idle", *run, "--tlb-cost", "1us", "--json", "-", source=package)
     assert json.loads(done.stdout)["tlb_ns"] == 1_000
-    sweep: list[str | Path] = [
-        *run[:6],
-        "--tlb-cost",
-        "1us,300ns",
-        "--seeds",
-        "1",
-        "--cache",
-        tmp_path / "cache",
-    ]
+    sweep = [*run[:6], "--tlb-cost", "1us,300ns", "--seeds", "1", "--cache", str(tmp_path / "c")]
     done = pvlock("sweep", "--guest", "idle", *sweep, "--out", tmp_path / "o.csv", source=package)
     assert done.returncode == 0, done.stderr
     with (tmp_path / "o.csv").open() as file:

@@ -111,7 +111,7 @@ class Machine:
     ...     event = machine.run(until_ns=50_000_000)
     ...     switches = machine.usage().switches
     >>> str(event), machine.console.text.splitlines()[0], switches > 0
-    ('off', 'pvlock present', True)
+    ('off', 'workload mutex', True)
     """
 
     def __init__(

@@ -25,18 +25,19 @@ _MEMORY_MIB, _LINUX_MEMORY_MIB = 64, 512
 class FileOptions:
     """What a user may choose for a guest file besides the host.
 
-    `limit_ns` is the guest time that the file may take (None: any), and `append` are its boot
-    arguments. `memory_mib` None is what suits the kind of file. `initrd` and `reboot` concern Linux
-    only: the initial RAM disk, and whether a reset boots the kernel again.
+    `limit_ns` is the guest time that the file may take (None: any). The other fields have the names
+    of options of `pvlock run`, which fill them: `append` are the boot arguments, and `memory_mib`
+    None is what suits the kind of file. `initrd` and `no_reboot` concern Linux only: the initial
+    RAM disk, and whether a reset ends the run instead of booting the kernel again.
     """
 
     engine: str
     limit_ns: int | None
-    pvlock: bool = True
+    no_pvlock: bool = False
     append: str = ""
     memory_mib: int | None = None
     initrd: str | None = None
-    reboot: bool = True
+    no_reboot: bool = False
 
 
 def run_file(
@@ -61,7 +62,7 @@ def run_file(
 
     def create(output: "Output") -> Machine:
         return Machine(
-            engine=options.engine, pvlock=options.pvlock, bootargs=options.append,
+            engine=options.engine, pvlock=not options.no_pvlock, bootargs=options.append,
             ram_size=mib << 20, trace=files is not None, output=output, **host.keywords(),
         )  # fmt: skip
 
@@ -78,7 +79,7 @@ def run_file(
         try:
             event, usage = guest_run.run(
                 create, guest, disk, output, options.limit_ns,
-                reboot=options.reboot, attach=attach, finished=finished,
+                reboot=not options.no_reboot, attach=attach, finished=finished,
             )  # fmt: skip
         finally:
             terminal.flush()
@@ -99,5 +100,5 @@ def _facts(guest: Image, host: Host, options: FileOptions) -> dict[str, Any]:
         **without_simulated(host.keywords(), options.engine),
         **limit,
         "engine": options.engine,
-        "pvlock": options.pvlock,
+        "pvlock": not options.no_pvlock,
     }

@@ -5,6 +5,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,13 @@ def _option(kinds: GuestKind, *names: str, **attributes: Any) -> Callable[..., A
     " .without and .with in it; its guest records its locks.",
 )
 def run(
-    guest: str, kernel: str | None, engine: str, json_to: str | None, trace_to: str | None,
-    no_pvlock: bool, append: str, memory_mib: int | None, initrd: str | None, no_reboot: bool,
-    **settings: Any,
-) -> None:  # fmt: skip
+    guest: str,
+    kernel: str | None,
+    engine: str,
+    json_to: str | None,
+    trace_to: str | None,
+    **options: Any,
+) -> None:
     """Run GUEST and show what PV-lock buys.
 
     A bundled workload (mutex, rwsem, qspinlock, ticket, idle) runs without PV-lock, with it, and
@@ -90,7 +94,7 @@ def run(
     asked = engine
     if not (is_file and engine == "kvm"):  # a machine says itself why it cannot be made, and sooner
         engine = engines.choose(engine)
-    given = {name: value for name, value in settings.items() if value is not None}
+    given = {name: options[name] for name in knobs(Settings) if options[name] is not None}
     if engine == "kvm":
         _refuse_simulated(given)
         given.setdefault("pcpus", min(Host.pcpus, len(os.sched_getaffinity(0))))
@@ -98,10 +102,10 @@ def run(
 
     if not is_file:
         refuse_options_of_others(context, guest, GuestKind.WORKLOAD)
-        chosen = Settings(guest, engine=engine, **given)
+        settings = Settings(guest, engine=engine, **given)
         say = sys.stderr if json_to == "-" else sys.stdout
-        _announce(told, chosen, say)
-        _run_workload(chosen, engine, json_to, trace_to, say)
+        _announce(told, settings, say)
+        _run_workload(settings, engine, json_to, trace_to, say)
         return
     with image.opened(guest) as opened:
         kind = GuestKind.LINUX if opened.kind is image.Kind.LINUX else GuestKind.ELF
@@ -109,11 +113,8 @@ def run(
         limit_ns = given.pop("duration_ns", None if kind is GuestKind.LINUX else LIMIT_NS)
         host = Host(**{"policy": DEFAULT_POLICY[kind]} | given)
         _announce(told, host, sys.stderr)
-        options = FileOptions(
-            engine=engine, limit_ns=limit_ns, pvlock=not no_pvlock, append=append,
-            memory_mib=memory_mib, initrd=initrd, reboot=not no_reboot,
-        )  # fmt: skip
-        run_file(opened, host, options, json_to, trace_to)
+        of_files = {f.name: options[f.name] for f in fields(FileOptions) if f.name in options}
+        run_file(opened, host, FileOptions(engine, limit_ns, **of_files), json_to, trace_to)
 
 
 def _announce(engine: str, host: Host, stream: Any) -> None:
