@@ -133,8 +133,8 @@ def test_a_guest_file_starts_without_the_libraries_of_other_commands(tmp_path: P
     """Importing them takes longer than all the rest of a machine's start."""
     (tmp_path / "guest.elf").write_bytes(image_of("idle"))
     code = (
-        "import sys; from pvlock import cli, boot; first = boot.run;"
-        "boot.run = lambda *a, **k: (print(*sys.modules), sys.stdout.flush(), first(*a, **k))[2];"
+        "import sys; from pvlock import cli; from pvlock.cli import guest_run as g; first = g.run;"
+        "g.run = lambda *a, **k: (print(*sys.modules), sys.stdout.flush(), first(*a, **k))[2];"
         "cli.main()"
     )
     done = subprocess.run(
@@ -142,6 +142,6 @@ def test_a_guest_file_starts_without_the_libraries_of_other_commands(tmp_path: P
         capture_output=True, text=True, env=ENVIRONMENT, timeout=PATIENCE_S, check=True,
     )  # fmt: skip
     loaded = set(done.stdout.partition("\n")[0].split())
-    assert {"pvlock.boot", "pvlock.machine", "click"} <= loaded
+    assert {"pvlock.cli.guest_run", "pvlock.machine", "click"} <= loaded
     others = {"rich", "json", "tempfile", "concurrent.futures", "pvlock.sweep", "pvlock.report"}
     assert not loaded & others

@@ -107,7 +107,7 @@ def test_both_formats_hold_the_same() -> None:
 
 
 def test_only_relative_relocations() -> None:
-    """head.S knows no other kind."""
+    """conf_head.S knows no other kind."""
     elf = binary("elf")
     (start,) = struct.unpack_from("<Q", elf, 40)
     entry_size, count = struct.unpack_from("<HH", elf, 58)
@@ -249,7 +249,7 @@ def test_only_the_document() -> None:
 
 @pytest.mark.parametrize("policy", ["scheduled-out", "preempted"])
 def test_the_policy_is_inferred(policy: str) -> None:
-    with Machine(2, policy=policy, bootargs="cases=off-vcpu") as machine:  # type: ignore[arg-type]
+    with Machine(2, policy=policy, bootargs="cases=off-vcpu") as machine:
         assert play(machine).facts["policy"] == f"{policy} (inferred)"
 
 

@@ -67,7 +67,7 @@ def test_needs_are_those_of_the_header() -> None:
 
 
 def test_numbers_of_the_derivation_are_those_of_the_guest() -> None:
-    source = (ROOT / "guest" / "conformance" / "observe.c").read_text(encoding="utf-8")
+    source = (ROOT / "guest" / "conformance" / "case_observe.c").read_text(encoding="utf-8")
     for pattern in (r"RUN = 5,", r"PACE_NS 5000ul", r"GAP_NS 100000ul", r"LOOK_NS 2000ul",
                     r"STILL_NS 1000000ul", r"OBSERVE_MS 300ul"):  # fmt: skip
         assert re.search(pattern, source), pattern

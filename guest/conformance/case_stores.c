@@ -1,41 +1,40 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* Cases: every kind of store to this VCPU's own structure (section 7). */
-#include "harness.h"
+#include "conf.h"
 #include "cases.h"
 
 #define LSE_ASM ".arch_extension lse\n\t"
 #define SIMD_ASM ".arch_extension simd\n\t"
 
 enum {
-	EC_DATA_ABORT = 0x25,		/* without a change of exception level */
-	FSC_EXTERNAL = 0x10,
-	FSC_EXTERNAL_ON_WALK = 0x13,	/* and three above it */
+	EC_DATA_ABORT = 0x25,		/* from the same exception level */
+	FSC_EXTERNAL = 0x10,		/* synchronous external abort, not on a table walk */
 };
 
 static u64 *target;
 static struct cpu *me;
 static u32 tried, wrong;
 
-/* False: there is no structure to store to. The page becomes writable at stage 1. */
+/* Make the structure writable at stage 1. False if there is none: the case has then failed. */
 static bool begin(void)
 {
-	if (!surveys[0].readable) {
-		fail("this VCPU's structure cannot be read");
+	if (!conf_surveys[0].readable) {
+		conf_fail("this VCPU's structure cannot be read");
 		return false;
 	}
-	target = (u64 *)surveys[0].address;
-	me = &cpus[0];
+	target = (u64 *)conf_surveys[0].address;
+	me = &conf_cpus[0];
 	tried = wrong = 0;
-	map_page((u64)target, DATA);
+	conf_map_page((u64)target, DATA);
 	return true;
 }
 
 static void end(void)
 {
-	map_page((u64)target, READ_ONLY);
-	note("stores: %u\n", tried);
+	conf_map_page((u64)target, READ_ONLY);
+	conf_note("stores: %u\n", tried);
 	if (wrong)
-		note("wrong: %u\n", wrong);
+		conf_note("wrong: %u\n", wrong);
 }
 
 static u64 content(void)
@@ -63,23 +62,24 @@ static void after_store(const char *kind)
 	if (esr >> 26 == EC_DATA_ABORT && (esr & 0x3f) == FSC_EXTERNAL && !now &&
 	    far >= (u64)target && far < (u64)target + 64)
 		return;
-	/* The first one: evidence names a thing once. */
+	/* Only the first one, since a key of the evidence may stand there only once. */
 	if (!wrong++)
-		note("store: %s\nesr: 0x%lx\nfar: 0x%lx\ncontent: 0x%lx\n", kind, esr, far, now);
+		conf_note("store: %s\nesr: 0x%lx\nfar: 0x%lx\ncontent: 0x%lx\n", kind, esr, far,
+			  now);
 	if (now)
-		fail("a store changed the structure");
+		conf_fail("a store changed the structure");
 	else if (!esr)
-		fail("a store was ignored: no abort");
+		conf_fail("a store was ignored: no abort");
 	else
-		fail("a store raised something else than a synchronous external abort");
-	/* Leave it as it must be, where that is in our power. */
+		conf_fail("a store raised something else than a synchronous external abort");
+	/* Leave the structure as it must be, if this guest can. */
 	store_release(&me->expect, 1);
 	for (u32 i = 0; i < WORDS; i++)
 		store(&target[i], 0);
 	store_release(&me->expect, 0);
 }
 
-/* The handler goes on behind the store. */
+/* The handler goes on with the instruction after the store. */
 #define STORE(kind, code)                                                                 \
 	do {                                                                              \
 		before_store();                                                           \
@@ -88,7 +88,7 @@ static void after_store(const char *kind)
 		after_store(kind);                                                        \
 	} while (0)
 
-void store_plain(void)
+void case_store_plain(void)
 {
 	if (!begin())
 		return;
@@ -101,7 +101,7 @@ void store_plain(void)
 	end();
 }
 
-void store_pair(void)
+void case_store_pair(void)
 {
 	if (!begin())
 		return;
@@ -110,7 +110,7 @@ void store_pair(void)
 	end();
 }
 
-void store_exclusive(void)
+void case_store_exclusive(void)
 {
 	if (!begin())
 		return;
@@ -119,13 +119,13 @@ void store_exclusive(void)
 	end();
 }
 
-void store_atomic(void)
+void case_store_atomic(void)
 {
 	u64 isar0;
 
 	asm("mrs %0, id_aa64isar0_el1" : "=r"(isar0));
 	if ((isar0 >> 20 & 15) < 2) {
-		skip("this CPU has no LSE atomics");
+		conf_skip("this CPU has no LSE atomics");
 		return;
 	}
 	if (!begin())
@@ -139,7 +139,7 @@ void store_atomic(void)
 	end();
 }
 
-void store_simd(void)
+void case_store_simd(void)
 {
 	if (!begin())
 		return;
@@ -150,13 +150,13 @@ void store_simd(void)
 	end();
 }
 
-void store_zva(void)
+void case_store_zva(void)
 {
 	u64 dczid;
 
 	asm("mrs %0, dczid_el0" : "=r"(dczid));
 	if (dczid & 16) {
-		skip("this CPU forbids DC ZVA");
+		conf_skip("this CPU forbids DC ZVA");
 		return;
 	}
 	if (!begin())

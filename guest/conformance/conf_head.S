@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The header of a Linux Image, the entries of all CPUs, and the exception vector. Entered with the
- * MMU off at EL1, or at EL2, which is left at once. Linux, Documentation/arch/arm64/booting.rst.
+ * MMU off at EL1, or at EL2, which it leaves at once (Linux, Documentation/arch/arm64/booting.rst).
  */
-#include "harness.h"
+#include "conf.h"
 
 #define MAIR		0xff04			/* 0: Device-nGnRE, 1: Normal write-back */
 #define TCR		(16 | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 23)	/* 48-bit VA, WB, IS, no TTBR1 */
@@ -12,7 +12,7 @@
 #define CPACR_FPEN	(3 << 20)
 #define EL1H_MASKED	0x3c5
 
-/* Make memory at [x0, x1) the same for who reads it with caches and without. Clobbers x2, x3. */
+/* After this, [x0, x1) reads the same with caches and without. Clobbers x2, x3. */
 .macro clean_and_invalidate
 	mrs	x2, ctr_el0
 	ubfx	x2, x2, #16, #4			/* DminLine */
@@ -50,8 +50,8 @@ boot:
 	mov	x19, x0				/* the device tree */
 	mrs	x20, currentel
 	bl	to_el1
-	/* What a cache still holds of our data must not hide or overwrite what we write past it. */
-	adr	x21, _start			/* it is linked at 0, so this is how far it was moved */
+	/* We write with caches off: a line of our data that a cache still holds must not win. */
+	adr	x21, _start			/* linked at 0: this is how far it was moved */
 	address	x0, text_end
 	address	x1, bss_end
 	clean_and_invalidate
@@ -62,7 +62,7 @@ boot:
 	ldp	x3, x4, [x1]			/* r_offset, r_info */
 	ldr	x5, [x1, #16]			/* r_addend */
 	add	x1, x1, #24
-	cmp	w4, #1027			/* R_AARCH64_RELATIVE: the only kind (a test checks) */
+	cmp	w4, #1027			/* R_AARCH64_RELATIVE; a test finds no other */
 	b.ne	1b
 	add	x5, x5, x21
 	str	x5, [x3, x21]
@@ -72,13 +72,13 @@ boot:
 3:	stp	xzr, xzr, [x1], #16
 	cmp	x1, x2
 	b.lo	3b
-	address	x1, boot_stack + BOOT_STACK_SIZE
+	address	x1, conf_boot_stack + BOOT_STACK_SIZE
 	mov	sp, x1
-	address	x1, cpus
+	address	x1, conf_cpus
 	msr	tpidr_el1, x1
 	mov	x0, x19
 	lsr	x1, x20, #2
-	bl	prepare
+	bl	conf_prepare
 	address	x0, text_end
 	address	x1, bss_end
 	clean_and_invalidate
@@ -86,9 +86,9 @@ boot:
 	bl	main
 	b	.
 
-/* X0: a struct cpu {stack, ...}, cleaned to the point of coherency by cpu_on(). */
-.global secondary_start
-secondary_start:
+/* X0: a struct cpu {stack, ...}, which conf_cpu_on() cleaned to the point of coherency. */
+.global conf_secondary_start
+conf_secondary_start:
 	mov	x19, x0
 	bl	to_el1
 	msr	tpidr_el1, x19
@@ -96,7 +96,7 @@ secondary_start:
 	mov	sp, x1
 	bl	mmu_on
 	mov	x0, x19
-	bl	secondary_main
+	bl	conf_secondary_main
 	b	.
 
 /* Return at EL1 with a known state. Clobbers x1. */
@@ -148,9 +148,9 @@ mmu_on:
 	csel	x2, x2, x3, lo
 	orr	x1, x1, x2, lsl #32
 	msr	tcr_el1, x1
-	address	x1, page_table
+	address	x1, conf_page_table
 	msr	ttbr0_el1, x1
-	address	x1, vectors
+	address	x1, conf_vectors
 	msr	vbar_el1, x1
 	mov	x1, #CPACR_FPEN
 	msr	cpacr_el1, x1
@@ -166,8 +166,8 @@ mmu_on:
 	ret
 
 /* void smccc_call(u64 x[18], u64 smc): X0 to X17 from memory, the call, and back to memory. */
-.global smccc_call
-smccc_call:
+.global conf_smccc_call
+conf_smccc_call:
 	stp	x29, x30, [sp, #-32]!
 	stp	x19, x20, [sp, #16]
 	mov	x19, x0
@@ -184,7 +184,7 @@ smccc_call:
 	cbnz	x20, 1f
 	hvc	#0
 	b	2f
-1:	.inst	0xd4000003			/* smc #0, which the assembler has only for EL3 CPUs */
+1:	.inst	0xd4000003			/* smc #0; the assembler knows it for EL3 only */
 2:	stp	x0, x1, [x19]
 	stp	x2, x3, [x19, #16]
 	stp	x4, x5, [x19, #32]
@@ -198,9 +198,12 @@ smccc_call:
 	ldp	x29, x30, [sp], #32
 	ret
 
-/* u64 beat(struct cpu *me, const u64 *flag): count, and look at our own flag, until told to stop. */
-.global beat
-beat:
+/*
+ * u64 conf_beat(struct cpu *me, const u64 *flag): count, and look at our own flag, until another
+ * CPU sets CPU_STOP. It is in assembly so that each turn is one load of the flag and one store.
+ */
+.global conf_beat
+conf_beat:
 	mov	x2, x0
 	mov	x0, xzr				/* how often the flag was not 0 */
 	ldr	x3, [x2, #CPU_BEATS]
@@ -214,12 +217,12 @@ beat:
 	ret
 
 /*
- * Where a CPU expects a fault (struct cpu.expect), note the syndrome and go on behind the faulty
- * instruction. Any other exception ends the run.
+ * A CPU that expects a fault (struct cpu.expect) finds the syndrome in its struct, and goes on with
+ * the instruction after the faulty one. Any other exception ends the run.
  */
 .balign 2048
-.global vectors
-vectors:
+.global conf_vectors
+conf_vectors:
 .rept	16
 	.balign 128
 	stp	x0, x1, [sp, #-16]!
@@ -238,11 +241,11 @@ vectors:
 1:	mrs	x0, esr_el1
 	mrs	x1, elr_el1
 	mrs	x2, far_el1
-	b	exception
+	b	conf_exception
 .endr
 
 .bss
 .balign 16
-.global boot_stack
-boot_stack:
+.global conf_boot_stack
+conf_boot_stack:
 	.skip	BOOT_STACK_SIZE

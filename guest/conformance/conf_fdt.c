@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Reads the flattened device tree (Devicetree Specification 0.4) with the MMU off. Nothing in it is
- * taken for granted: neither cells and bus ranges, nor that its offsets are inside it.
+ * Reads the flattened device tree (Devicetree Specification 0.4) with the MMU off. The tree comes
+ * from any VMM: numbers of cells and bus ranges are what it says, and every offset is checked.
  */
-#include "harness.h"
+#include "conf.h"
 #include "pvlock.h"
 
-struct board board;
+struct conf_board conf_board;
 
 enum { BEGIN_NODE = 1, END_NODE, PROP, NOP, END };
 enum { MAGIC = 0xd00dfeed, MAX_DEPTH = 12, MAX_SIZE = 2 << 20, HEADER = 40, PATH = 128 };
@@ -21,7 +21,7 @@ struct node {
 	struct bytes compatible, type, reg, ranges, status, method, reg_shift, reg_io_width;
 	u32 address_cells, size_cells;	/* of its children */
 	bool no_map;
-	const char *stdout_rest;	/* what is left of stdout-path below this node; NULL: not on it */
+	const char *stdout_rest;	/* the rest of stdout-path from here; NULL: not on it */
 };
 
 struct tree {
@@ -38,7 +38,7 @@ struct token {
 
 static char stdout_path[PATH];
 
-bool same(const char *a, const char *b)
+bool conf_same(const char *a, const char *b)
 {
 	while (*a && *a == *b)
 		a++, b++;
@@ -59,7 +59,7 @@ static u64 cells(const unsigned char *p, u32 count)
 	return value;
 }
 
-/* A string that ends within its property. */
+/* Is it this string, and does the string end within the property? */
 static bool is(const struct bytes *b, const char *wanted)
 {
 	u32 i = 0;
@@ -99,7 +99,7 @@ static bool open(struct tree *t, const void *dtb)
 	return true;
 }
 
-/* The next token but NOP; END also where the tree is damaged. */
+/* The next token that is no NOP. A tree that is damaged ends there. */
 static struct token next(struct tree *t)
 {
 	struct token token = { .kind = END };
@@ -145,7 +145,7 @@ static void copy(char *to, size_t room, const struct bytes *from)
 	to[n] = 0;
 }
 
-/* First walk: the properties of /chosen, and stdout-path with its alias resolved. */
+/* First walk: take the properties of /chosen, and resolve the alias in stdout-path. */
 static void read_chosen(const void *dtb)
 {
 	static char alias[PATH];
@@ -154,7 +154,7 @@ static void read_chosen(const void *dtb)
 	struct tree t;
 	u32 depth = 0;
 
-	/* An alias can stand before or after /chosen. */
+	/* Two passes, since /aliases can stand before or after /chosen. */
 	for (u32 pass = 0; pass < 2; pass++) {
 		depth = 0;
 		if (!open(&t, dtb))
@@ -166,11 +166,14 @@ static void read_chosen(const void *dtb)
 				depth--, node = "";
 			else if (depth != 2)
 				continue;
-			else if (pass == 0 && same(node, "chosen") && same(token.name, "bootargs"))
-				copy(board.bootargs, MAX_BOOTARGS, &token.value);
-			else if (pass == 0 && same(node, "chosen") && same(token.name, "stdout-path"))
+			else if (pass == 0 && conf_same(node, "chosen") && conf_same(token.name,
+										     "bootargs"))
+				copy(conf_board.bootargs, MAX_BOOTARGS, &token.value);
+			else if (pass == 0 && conf_same(node, "chosen") && conf_same(token.name,
+										     "stdout-path"))
 				copy(stdout_path, PATH, &token.value);
-			else if (pass == 1 && same(node, "aliases") && same(token.name, alias))
+			else if (pass == 1 && conf_same(node, "aliases") && conf_same(token.name,
+										      alias))
 				copy(stdout_path, PATH, &token.value);
 		}
 		for (u32 i = 0; pass == 0 && i < PATH; i++) {
@@ -184,7 +187,7 @@ static void read_chosen(const void *dtb)
 	stdout_path[0] = 0;
 }
 
-/* What is left of the path `rest` behind the component `name`; NULL: it is another. */
+/* The rest of the path after its first component. NULL if that component is not `name`. */
 static const char *descend(const char *rest, const char *name)
 {
 	if (!rest || *rest != '/')
@@ -195,7 +198,7 @@ static const char *descend(const char *rest, const char *name)
 	return *name && *name != '@' ? NULL : rest;
 }
 
-/* Pair `index` of `reg`, in the address space of the root; false: there is none, or no way there. */
+/* Pair `index` of `reg` in the address space of the root. False if it is not there. */
 static bool region(const struct node *nodes, int depth, u32 index, struct range *found)
 {
 	const struct node *n = &nodes[depth], *parent = n - 1;
@@ -238,29 +241,31 @@ static void take_uart(const struct node *nodes, int depth, enum uart kind)
 	bool is_stdout = n->stdout_rest && (!*n->stdout_rest || *n->stdout_rest == ':');
 	struct range r;
 
-	/* Without a stdout-path the first one is it. */
-	if ((board.uart_kind && !is_stdout) || !region(nodes, depth, 0, &r))
+	/* Without a stdout-path take the first UART. */
+	if ((conf_board.uart_kind && !is_stdout) || !region(nodes, depth, 0, &r))
 		return;
-	board.uart_kind = kind;
-	board.uart = r.base;
-	board.uart_shift = number(&n->reg_shift, 0) & 7;
-	board.uart_width = number(&n->reg_io_width, kind == UART_PL011 ? 4 : 1);
+	conf_board.uart_kind = kind;
+	conf_board.uart = r.base;
+	conf_board.uart_shift = number(&n->reg_shift, 0) & 7;
+	conf_board.uart_width = number(&n->reg_io_width, kind == UART_PL011 ? 4 : 1);
 }
 
 static void take_gic(const struct node *nodes, int depth, u32 version)
 {
 	struct range r;
 
-	if (board.gic || !region(nodes, depth, 0, &board.gicd) || !region(nodes, depth, 1, &r))
+	if (conf_board.gic || !region(nodes, depth, 0, &conf_board.gicd) || !region(nodes, depth,
+										    1, &r))
 		return;
-	board.gic = version;
+	conf_board.gic = version;
 	if (version == 2)
-		board.gicc = r;
-	for (u32 i = 1; version == 3 && board.gicrs < MAX_RANGES && region(nodes, depth, i, &r); i++)
-		board.gicr[board.gicrs++] = r;
+		conf_board.gicc = r;
+	for (u32 i = 1; version == 3 && conf_board.gicrs < MAX_RANGES && region(nodes, depth, i,
+										&r); i++)
+		conf_board.gicr[conf_board.gicrs++] = r;
 }
 
-/* A node is complete: take from it what we need. */
+/* Called at a node's end: take from it what we need. */
 static void take(const struct node *nodes, int depth)
 {
 	const struct node *n = &nodes[depth];
@@ -271,14 +276,14 @@ static void take(const struct node *nodes, int depth)
 	if (is(&n->type, "cpu")) {
 		u32 ac = depth ? n[-1].address_cells : 0;
 
-		if (board.cpus < MAX_CPUS && (ac == 1 || ac == 2) && n->reg.size >= 4 * ac)
-			board.mpidr[board.cpus++] = cells(n->reg.p, ac);
+		if (conf_board.cpus < MAX_CPUS && (ac == 1 || ac == 2) && n->reg.size >= 4 * ac)
+			conf_board.mpidr[conf_board.cpus++] = cells(n->reg.p, ac);
 	} else if (is(&n->type, "memory")) {
-		for (u32 i = 0; board.memories < MAX_RANGES; i++, board.memories++)
-			if (!region(nodes, depth, i, &board.memory[board.memories]))
+		for (u32 i = 0; conf_board.memories < MAX_RANGES; i++, conf_board.memories++)
+			if (!region(nodes, depth, i, &conf_board.memory[conf_board.memories]))
 				break;
 	} else if (lists(c, "arm,psci-1.0") || lists(c, "arm,psci-0.2")) {
-		board.conduit = is(&n->method, "hvc") ? CONDUIT_HVC :
+		conf_board.conduit = is(&n->method, "hvc") ? CONDUIT_HVC :
 				is(&n->method, "smc") ? CONDUIT_SMC : CONDUIT_NONE;
 	} else if (lists(c, "arm,pl011") || lists(c, "arm,sbsa-uart")) {
 		take_uart(nodes, depth, UART_PL011);
@@ -288,9 +293,9 @@ static void take(const struct node *nodes, int depth)
 		take_gic(nodes, depth, 3);
 	} else if (lists(c, "arm,cortex-a15-gic") || lists(c, "arm,gic-400")) {
 		take_gic(nodes, depth, 2);
-	} else if (lists(c, PVLOCK_COMPATIBLE) && region(nodes, depth, 0, &board.pvlock)) {
-		board.pvlock_node = true;
-		board.pvlock_no_map = n->no_map;
+	} else if (lists(c, PVLOCK_COMPATIBLE) && region(nodes, depth, 0, &conf_board.pvlock)) {
+		conf_board.pvlock_node = true;
+		conf_board.pvlock_no_map = n->no_map;
 	}
 }
 
@@ -311,30 +316,30 @@ static void property(struct node *n, const struct token *token)
 	};
 
 	for (u32 i = 0; i < LENGTH(kept); i++)
-		if (same(token->name, kept[i].name))
+		if (conf_same(token->name, kept[i].name))
 			*(struct bytes *)((char *)n + kept[i].offset) = token->value;
-	if (same(token->name, "#address-cells"))
+	if (conf_same(token->name, "#address-cells"))
 		n->address_cells = number(&token->value, n->address_cells);
-	else if (same(token->name, "#size-cells"))
+	else if (conf_same(token->name, "#size-cells"))
 		n->size_cells = number(&token->value, n->size_cells);
-	else if (same(token->name, "no-map"))
+	else if (conf_same(token->name, "no-map"))
 		n->no_map = true;
 }
 
-void board_read(const void *dtb, u64 own_base)
+void conf_board_read(const void *dtb, u64 own_base)
 {
 	static struct node nodes[MAX_DEPTH];
 	struct token token;
 	struct tree t;
 	int depth = -1;
 
-	/* QEMU starts an ELF file without X0, and puts the tree where memory begins: at a GiB. */
+	/* QEMU gives an ELF file no X0, and puts the tree where memory begins: at a GiB. */
 	if (!open(&t, dtb))
 		dtb = (const void *)(own_base & ~0x3ffffffful);
 	if (!open(&t, dtb))
 		return;
-	board.dtb = dtb;
-	board.dtb_size = be32((const unsigned char *)dtb + 4);
+	conf_board.dtb = dtb;
+	conf_board.dtb_size = be32((const unsigned char *)dtb + 4);
 	read_chosen(dtb);
 	while ((token = next(&t)).kind != END) {
 		if (token.kind == BEGIN_NODE) {
@@ -355,9 +360,9 @@ void board_read(const void *dtb, u64 own_base)
 	}
 }
 
-bool bootarg(const char *name, char *value, size_t size)
+bool conf_bootarg(const char *name, char *value, size_t size)
 {
-	const char *p = board.bootargs;
+	const char *p = conf_board.bootargs;
 
 	while (*p) {
 		const char *n = name;
@@ -378,12 +383,12 @@ bool bootarg(const char *name, char *value, size_t size)
 	return false;
 }
 
-u64 bootarg_number(const char *name, u64 otherwise)
+u64 conf_bootarg_number(const char *name, u64 otherwise)
 {
 	char text[24];
 	u64 value = 0;
 
-	if (!bootarg(name, text, sizeof(text)) || !text[0])
+	if (!conf_bootarg(name, text, sizeof(text)) || !text[0])
 		return otherwise;
 	for (const char *p = text; *p; p++) {
 		if (*p < '0' || *p > '9')
@@ -393,10 +398,10 @@ u64 bootarg_number(const char *name, u64 otherwise)
 	return value;
 }
 
-bool in_memory(u64 address, u64 size)
+bool conf_in_memory(u64 address, u64 size)
 {
-	for (u32 i = 0; i < board.memories; i++) {
-		const struct range *m = &board.memory[i];
+	for (u32 i = 0; i < conf_board.memories; i++) {
+		const struct range *m = &conf_board.memory[i];
 
 		if (address >= m->base && size <= m->size && address - m->base <= m->size - size)
 			return true;

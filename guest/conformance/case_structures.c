@@ -1,33 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* Cases: structures, addresses, device tree and lifecycle (sections 2, 3, 4, 7, 8 and 9). */
-#include "harness.h"
+#include "conf.h"
 #include "cases.h"
 
-/* The first VCPU for which `ok` does not hold fails the case; how many held is evidence. */
+/* Fail at the first VCPU that is not `ok`; note how many were. */
 static void each(const char *why, bool (*ok)(u32 cpu, const struct survey *s), u64 (*evidence)(u32))
 {
 	u32 cpu;
 
-	for (cpu = 0; cpu < board.cpus; cpu++) {
-		const struct survey *s = &surveys[cpu];
+	for (cpu = 0; cpu < conf_board.cpus; cpu++) {
+		const struct survey *s = &conf_surveys[cpu];
 
 		if (ok(cpu, s))
 			continue;
-		note("vcpu: %u\n", cpu);
+		conf_note("vcpu: %u\n", cpu);
 		if (!s->came_up)
-			fail("a VCPU did not come up");
+			conf_fail("a VCPU did not come up");
 		else
-			fail(why);
+			conf_fail(why);
 		if (evidence && s->came_up)
-			note("found: 0x%lx\n", evidence(cpu));
+			conf_note("found: 0x%lx\n", evidence(cpu));
 		return;
 	}
-	note("vcpus: %u\n", cpu);
+	conf_note("vcpus: %u\n", cpu);
 }
 
 static u64 address_of(u32 cpu)
 {
-	return surveys[cpu].address;
+	return conf_surveys[cpu].address;
 }
 
 static bool is_readable(u32 cpu, const struct survey *s)
@@ -36,9 +36,9 @@ static bool is_readable(u32 cpu, const struct survey *s)
 	return s->came_up && s->readable;
 }
 
-void address(void)
+void case_address(void)
 {
-	note("vcpu0: 0x%lx\n", surveys[0].address);
+	conf_note("vcpu0: 0x%lx\n", conf_surveys[0].address);
 	each("PV_LOCK_PREEMPTED returned no address that can be read", is_readable, address_of);
 }
 
@@ -48,14 +48,14 @@ static bool is_aligned(u32 cpu, const struct survey *s)
 	return s->came_up && s->address % 64 == 0;
 }
 
-void aligned(void)
+void case_aligned(void)
 {
 	each("a structure is not aligned to 64 bytes", is_aligned, address_of);
 }
 
 static u64 again_of(u32 cpu)
 {
-	return surveys[cpu].again;
+	return conf_surveys[cpu].again;
 }
 
 static bool is_stable(u32 cpu, const struct survey *s)
@@ -64,7 +64,7 @@ static bool is_stable(u32 cpu, const struct survey *s)
 	return s->came_up && s->address == s->again;
 }
 
-void stable(void)
+void case_stable(void)
 {
 	each("a second call returned another address", is_stable, again_of);
 }
@@ -72,30 +72,30 @@ void stable(void)
 static bool is_distinct(u32 cpu, const struct survey *s)
 {
 	for (u32 i = 0; i < cpu; i++)
-		if (surveys[i].address == s->address)
+		if (conf_surveys[i].address == s->address)
 			return false;
 	return s->came_up;
 }
 
-void distinct(void)
+void case_distinct(void)
 {
 	each("two VCPUs have the same structure", is_distinct, address_of);
 }
 
 static bool is_laid_out(u32 cpu, const struct survey *s)
 {
-	return s->came_up && s->address == board.pvlock.base + 64ul * cpu;
+	return s->came_up && s->address == conf_board.pvlock.base + 64ul * cpu;
 }
 
-void layout(void)
+void case_layout(void)
 {
-	note("region: 0x%lx\n", board.pvlock.base);
+	conf_note("region: 0x%lx\n", conf_board.pvlock.base);
 	each("a structure is not at the region's base + 64 i", is_laid_out, address_of);
 }
 
 static u64 after_of(u32 cpu)
 {
-	return surveys[cpu].after;
+	return conf_surveys[cpu].after;
 }
 
 static bool is_zero_after(u32 cpu, const struct survey *s)
@@ -104,31 +104,31 @@ static bool is_zero_after(u32 cpu, const struct survey *s)
 	return s->came_up && s->readable && !s->after;
 }
 
-void zero_after_call(void)
+void case_zero_after_call(void)
 {
 	each("a structure was not zero after the call", is_zero_after, after_of);
 }
 
-void zeroed_by_call(void)
+void case_zeroed_by_call(void)
 {
 	u32 stale = 0;
 
-	for (u32 i = 0; i < board.cpus; i++) {
-		stale += surveys[i].stale != 0;
-		if (surveys[i].stale && surveys[i].after) {
-			note("vcpu: %u\nfound: 0x%lx\n", i, surveys[i].after);
-			fail("the call left what stood in the structure before");
+	for (u32 i = 0; i < conf_board.cpus; i++) {
+		stale += conf_surveys[i].stale != 0;
+		if (conf_surveys[i].stale && conf_surveys[i].after) {
+			conf_note("vcpu: %u\nfound: 0x%lx\n", i, conf_surveys[i].after);
+			conf_fail("the call left what stood in the structure before");
 			return;
 		}
 	}
-	note("held-something-before: %u\n", stale);
+	conf_note("held-something-before: %u\n", stale);
 	if (!stale)
-		skip("not observed: the structures held nothing before the call");
+		conf_skip("not observed: the structures held nothing before the call");
 }
 
 static u64 address_again_of(u32 cpu)
 {
-	return surveys[cpu].address_on_again;
+	return conf_surveys[cpu].address_on_again;
 }
 
 static bool keeps_address(u32 cpu, const struct survey *s)
@@ -136,7 +136,7 @@ static bool keeps_address(u32 cpu, const struct survey *s)
 	return !cpu || (s->up_again && s->address_on_again == s->address);
 }
 
-void off_and_on(void)
+void case_off_and_on(void)
 {
 	each("after going off and on again a VCPU has another address", keeps_address,
 	     address_again_of);
@@ -144,7 +144,7 @@ void off_and_on(void)
 
 static u64 after_again_of(u32 cpu)
 {
-	return surveys[cpu].after_on_again;
+	return conf_surveys[cpu].after_on_again;
 }
 
 static bool is_zero_again(u32 cpu, const struct survey *s)
@@ -152,7 +152,7 @@ static bool is_zero_again(u32 cpu, const struct survey *s)
 	return !cpu || (s->up_again && s->readable && !s->after_on_again);
 }
 
-void called_again(void)
+void case_called_again(void)
 {
 	each("a structure was not zero after the call that followed", is_zero_again,
 	     after_again_of);
@@ -161,71 +161,72 @@ void called_again(void)
 static bool is_in_memory(u32 cpu, const struct survey *s)
 {
 	(void)cpu;
-	return s->came_up && in_memory(s->address, 64);
+	return s->came_up && conf_in_memory(s->address, 64);
 }
 
-void structures_in_memory(void)
+void case_structures_in_memory(void)
 {
-	note("memory-ranges: %u\n", board.memories);
+	conf_note("memory-ranges: %u\n", conf_board.memories);
 	each("a structure is in no range of /memory", is_in_memory, address_of);
 }
 
 static bool is_in_region(u32 cpu, const struct survey *s)
 {
 	(void)cpu;
-	return s->came_up && s->address >= board.pvlock.base &&
-	       s->address - board.pvlock.base < board.pvlock.size;
+	return s->came_up && s->address >= conf_board.pvlock.base &&
+	       s->address - conf_board.pvlock.base < conf_board.pvlock.size;
 }
 
-void node(void)
+void case_node(void)
 {
-	if (!board.pvlock_node) {
-		fail("the device tree has no PV-lock node");
+	if (!conf_board.pvlock_node) {
+		conf_fail("the device tree has no PV-lock node");
 		return;
 	}
-	note("region: 0x%lx\nsize: 0x%lx\n", board.pvlock.base, board.pvlock.size);
-	expect_true("the node has no no-map", board.pvlock_no_map);
+	conf_note("region: 0x%lx\nsize: 0x%lx\n", conf_board.pvlock.base, conf_board.pvlock.size);
+	conf_expect_true("the node has no no-map", conf_board.pvlock_no_map);
 	each("a structure is outside the region of the node", is_in_region, address_of);
 }
 
-void region_pages(void)
+void case_region_pages(void)
 {
-	note("region: 0x%lx\nsize: 0x%lx\n", board.pvlock.base, board.pvlock.size);
-	expect_true("the region does not begin on a page", !(board.pvlock.base & 4095));
-	expect_true("the region does not end on a page",
-		    board.pvlock.size && !(board.pvlock.size & 4095));
+	conf_note("region: 0x%lx\nsize: 0x%lx\n", conf_board.pvlock.base, conf_board.pvlock.size);
+	conf_expect_true("the region does not begin on a page", !(conf_board.pvlock.base & 4095));
+	conf_expect_true("the region does not end on a page",
+			 conf_board.pvlock.size && !(conf_board.pvlock.size & 4095));
 }
 
-void no_node(void)
+void case_no_node(void)
 {
-	expect_true("the device tree promises PV-lock, and there is none", !board.pvlock_node);
+	conf_expect_true("the device tree promises PV-lock, and there is none",
+			 !conf_board.pvlock_node);
 }
 
 static u64 mpidr_of(u32 cpu)
 {
-	return surveys[cpu].mpidr;
+	return conf_surveys[cpu].mpidr;
 }
 
 static bool is_numbered(u32 cpu, const struct survey *s)
 {
 	u64 wanted = (cpu & 15) | (cpu >> 4 & 0xff) << 8 | (u64)(cpu >> 12) << 16;
 
-	return s->came_up && board.mpidr[cpu] == wanted && s->mpidr == (wanted | 1ul << 31);
+	return s->came_up && conf_board.mpidr[cpu] == wanted && s->mpidr == (wanted | 1ul << 31);
 }
 
-void affinity(void)
+void case_affinity(void)
 {
 	each("a VCPU is numbered otherwise", is_numbered, mpidr_of);
 }
 
 static bool matches_policy(u64 flag)
 {
-	return policy == POLICY_SCHEDULED_OUT ? flag != 0 : flag == 0;
+	return conf_policy == POLICY_SCHEDULED_OUT ? flag != 0 : flag == 0;
 }
 
 static u64 never_started_of(u32 cpu)
 {
-	return surveys[cpu].never_started;
+	return conf_surveys[cpu].never_started;
 }
 
 static bool is_never_started(u32 cpu, const struct survey *s)
@@ -233,17 +234,17 @@ static bool is_never_started(u32 cpu, const struct survey *s)
 	return !cpu || !s->predicted || matches_policy(s->never_started);
 }
 
-void never_started(void)
+void case_never_started(void)
 {
-	note("policy: %s\n", policy_name());
-	for (u32 cpu = 1; cpu < board.cpus; cpu++)
-		expect_true("the region is too small", surveys[cpu].predicted);
+	conf_note("policy: %s\n", conf_policy_name());
+	for (u32 cpu = 1; cpu < conf_board.cpus; cpu++)
+		conf_expect_true("the region is too small", conf_surveys[cpu].predicted);
 	each("a VCPU that was never started reads otherwise", is_never_started, never_started_of);
 }
 
 static u64 off_of(u32 cpu)
 {
-	return surveys[cpu].off;
+	return conf_surveys[cpu].off;
 }
 
 static bool is_off(u32 cpu, const struct survey *s)
@@ -251,15 +252,15 @@ static bool is_off(u32 cpu, const struct survey *s)
 	return !cpu || (s->readable && matches_policy(s->off));
 }
 
-void off_vcpu(void)
+void case_off_vcpu(void)
 {
-	note("policy: %s\n", policy_name());
+	conf_note("policy: %s\n", conf_policy_name());
 	each("a VCPU that is off reads otherwise", is_off, off_of);
 }
 
 static u64 first_flag_of(u32 cpu)
 {
-	return surveys[cpu].first_flag;
+	return conf_surveys[cpu].first_flag;
 }
 
 static bool reads_zero_first(u32 cpu, const struct survey *s)
@@ -267,35 +268,37 @@ static bool reads_zero_first(u32 cpu, const struct survey *s)
 	return !cpu || (s->up_again && s->readable && !s->first_flag);
 }
 
-void first_instruction(void)
+void case_first_instruction(void)
 {
-	each("the first load of a VCPU that came on again found 1", reads_zero_first, first_flag_of);
+	each("the first load of a VCPU that came on again found 1", reads_zero_first,
+	     first_flag_of);
 }
 
-/* The flag of a VCPU that waits in WFI. */
+/* Read the flag of a VCPU that waits in WFI. False if it did not wake up: the case has failed. */
 static bool asleep(u64 *flag)
 {
-	if (!sleep_and_wake(flag)) {
-		fail("VCPU 1 did not wake up");
+	if (!conf_sleep_and_wake(flag)) {
+		conf_fail("VCPU 1 did not wake up");
 		return false;
 	}
-	note("flag: %lu\n", *flag);
+	conf_note("flag: %lu\n", *flag);
 	return true;
 }
 
-void blocked_letter(void)
+void case_blocked_letter(void)
 {
 	u64 flag;
 
 	/* KVM leaves a VCPU on its CPU in WFI while nobody else wants that CPU. */
 	if (asleep(&flag) && !flag)
-		skip("not observed: the flag stayed 0, perhaps since WFI did not leave the CPU");
+		conf_skip("not observed: the flag stayed 0, "
+			  "perhaps since WFI did not leave the CPU");
 }
 
-void blocked_sparing(void)
+void case_blocked_sparing(void)
 {
 	u64 flag;
 
 	if (asleep(&flag))
-		expect_true("a VCPU that sleeps reads 1", !flag);
+		conf_expect_true("a VCPU that sleeps reads 1", !flag);
 }

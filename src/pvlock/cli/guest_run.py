@@ -7,8 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 
 from pvlock.engines.contract import Live, SystemEvent, Usage
 from pvlock.errors import GuestPanicked
+from pvlock.host import LONGEST_NS
 from pvlock.image import Image, Kind
-from pvlock.machine import LONGEST_RUN_NS, Machine
+from pvlock.machine import Machine
 
 Output = Callable[[bytes], None]
 _PANIC = "Kernel panic - not syncing"
@@ -90,7 +91,7 @@ def run(
 def _run(machine: Machine, limit_ns: int | None) -> SystemEvent | None:
     """Come up for air now and then, unless the engine does: console writes then arrive."""
     if isinstance(machine.engine, Live):
-        return machine.run(LONGEST_RUN_NS if limit_ns is None else limit_ns)
+        return machine.run(LONGEST_NS if limit_ns is None else limit_ns)
     step = _STEP_NS if limit_ns is None else min(limit_ns // _STEPS, _STEP_NS)
     step = max(step, machine.engine.step_ns)
     now = 0

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Stage 1: an identity map, 48 bits, 4 KiB granule, in which nothing is both writable and
- * executable. Only what the guest uses is mapped: where the rest of memory is does not matter.
+ * Stage 1: an identity map, 48 bits, 4 KiB granule, in which no page is both writable and
+ * executable. It holds only what the guest uses: it need not know where the rest of memory is.
  */
-#include "harness.h"
+#include "conf.h"
 
 enum { ENTRIES = 512, TABLES = 64 };
 
-u64 page_table[ENTRIES] ALIGNED(4096);
+u64 conf_page_table[ENTRIES] ALIGNED(4096);
 static u64 tables[TABLES][ENTRIES] ALIGNED(4096);
 static u32 used;
 
@@ -33,10 +33,10 @@ static u64 attributes(enum memory kind)
 	return common | AP_READ_ONLY | (kind == CODE ? EL0_XN : XN);
 }
 
-/* The entry of a page, its tables made if `make`; NULL: there is none. */
+/* The entry of a page; `make` makes the tables on the way. NULL if there is no entry. */
 static u64 *entry_of(u64 address, bool make)
 {
-	u64 *table = page_table;
+	u64 *table = conf_page_table;
 
 	for (u32 shift = 39; shift > 12; shift -= 9) {
 		u64 *entry = &table[address >> shift & (ENTRIES - 1)];
@@ -51,7 +51,7 @@ static u64 *entry_of(u64 address, bool make)
 	return &table[address >> 12 & (ENTRIES - 1)];
 }
 
-void map(u64 address, u64 size, enum memory kind)
+void conf_map(u64 address, u64 size, enum memory kind)
 {
 	u64 end = address + size;
 
@@ -63,7 +63,7 @@ void map(u64 address, u64 size, enum memory kind)
 	}
 }
 
-bool map_page(u64 address, enum memory kind)
+bool conf_map_page(u64 address, enum memory kind)
 {
 	u64 page = address & ~4095ul, *entry;
 
@@ -74,13 +74,14 @@ bool map_page(u64 address, enum memory kind)
 		return false;
 	/* Break before make. */
 	*entry = 0;
-	asm volatile("dsb ishst\n\ttlbi vaae1is, %0\n\tdsb ish\n\tisb" : : "r"(page >> 12) : "memory");
+	asm volatile("dsb ishst\n\ttlbi vaae1is, %0\n\tdsb ish\n\tisb"
+		     : : "r"(page >> 12) : "memory");
 	*entry = page | attributes(kind) | TABLE_OR_PAGE;
 	asm volatile("dsb ishst\n\tisb" : : : "memory");
 	return true;
 }
 
-void clean(const void *start, size_t size)
+void conf_clean(const void *start, size_t size)
 {
 	u64 ctr, line, p;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* GICv2 (Arm IHI 0048) and GICv3 (IHI 0069), as far as one SGI needs them. */
-#include "harness.h"
+#include "conf.h"
 
 enum {
 	GICD_CTLR = 0x0000,
@@ -26,7 +26,7 @@ enum {
 	GICR_IPRIORITYR = GICR_SGI + 0x0400,
 	WAKE_SGI = 1,
 	PRIORITY = 0x80,
-	SPURIOUS = 1020,	/* and above */
+	SPURIOUS = 1020,	/* this and every higher number mean that no interrupt is pending */
 	PATIENCE = 1000000,
 };
 
@@ -37,37 +37,16 @@ enum {
 #define ICC_SRE_EL1 "s3_0_c12_c12_5"
 #define ICC_IGRPEN1_EL1 "s3_0_c12_c12_7"
 
-#define read_sysreg(name) ({ u64 _v; asm volatile("mrs %0, " name : "=r"(_v) : : "memory"); _v; })
-#define write_sysreg(name, v) asm volatile("msr " name ", %0" : : "r"((u64)(v)) : "memory")
-
 static u32 targets[MAX_CPUS];	/* GICv2: the bit of each CPU's interface */
 
-static u32 read32(u64 address)
-{
-	u32 value;
-
-	asm volatile("ldr %w0, [%1]" : "=r"(value) : "r"(address) : "memory");
-	return value;
-}
-
-static void write32(u64 address, u32 value)
-{
-	asm volatile("str %w0, [%1]" : : "r"(value), "r"(address) : "memory");
-}
-
-bool gic_present(void)
-{
-	return board.gic;
-}
-
-/* The frame of a CPU, which GICR_TYPER names as Aff3.Aff2.Aff1.Aff0; 0: it has none. */
+/* The frame whose GICR_TYPER has the CPU's Aff3.Aff2.Aff1.Aff0; 0 if there is none. */
 static u64 redistributor(u32 cpu)
 {
-	u64 mpidr = board.mpidr[cpu];
+	u64 mpidr = conf_board.mpidr[cpu];
 	u32 wanted = (mpidr >> 32 & 0xff) << 24 | (mpidr & 0xffffff);
 
-	for (u32 i = 0; i < board.gicrs; i++) {
-		u64 frame = board.gicr[i].base, end = frame + board.gicr[i].size;
+	for (u32 i = 0; i < conf_board.gicrs; i++) {
+		u64 frame = conf_board.gicr[i].base, end = frame + conf_board.gicr[i].size;
 
 		while (frame + 2 * 0x10000 <= end) {
 			u32 typer = read32(frame + GICR_TYPER);
@@ -87,9 +66,9 @@ static void init_v3(u32 cpu)
 	u64 frame = redistributor(cpu);
 
 	if (!frame)
-		bail_out("the GIC has no redistributor for CPU", cpu);
+		conf_bail_out("the GIC has no redistributor for CPU", cpu);
 	if (cpu == 0)
-		write32(board.gicd.base + GICD_CTLR, GICD_CTLR_ARE | GICD_CTLR_ENABLE_GRP1);
+		write32(conf_board.gicd.base + GICD_CTLR, GICD_CTLR_ARE | GICD_CTLR_ENABLE_GRP1);
 	write32(frame + GICR_WAKER, 0);
 	for (u32 i = 0; i < PATIENCE; i++)
 		if (!(read32(frame + GICR_WAKER) & GICR_WAKER_CHILDREN_ASLEEP))
@@ -106,7 +85,7 @@ static void init_v3(u32 cpu)
 
 static void init_v2(u32 cpu)
 {
-	u64 d = board.gicd.base, c = board.gicc.base;
+	u64 d = conf_board.gicd.base, c = conf_board.gicc.base;
 
 	if (cpu == 0)
 		write32(d + GICD_CTLR, GICV2_ENABLE_BOTH_GROUPS);
@@ -117,36 +96,36 @@ static void init_v2(u32 cpu)
 	write32(c + GICC_CTLR, GICV2_ENABLE_BOTH_GROUPS);
 }
 
-void gic_init(u32 cpu)
+void conf_gic_init(u32 cpu)
 {
-	if (board.gic == 3)
+	if (conf_board.gic == 3)
 		init_v3(cpu);
-	else if (board.gic == 2)
+	else if (conf_board.gic == 2)
 		init_v2(cpu);
 }
 
-/* Interrupts stay masked: a pending one ends the WFI, and is acknowledged here. */
-void sleep_once(void)
+/* Interrupts stay masked. A pending one ends the WFI all the same, and we acknowledge it here. */
+void conf_sleep_once(void)
 {
 	u64 interrupt;
 
 	asm volatile("dsb sy\n\twfi" : : : "memory");
-	if (board.gic == 3) {
+	if (conf_board.gic == 3) {
 		while ((interrupt = read_sysreg(ICC_IAR1_EL1) & 0xffffff) < SPURIOUS)
 			write_sysreg(ICC_EOIR1_EL1, interrupt);
-	} else if (board.gic == 2) {
-		while (((interrupt = read32(board.gicc.base + GICC_IAR)) & 0x3ff) < SPURIOUS)
-			write32(board.gicc.base + GICC_EOIR, interrupt);
+	} else if (conf_board.gic == 2) {
+		while (((interrupt = read32(conf_board.gicc.base + GICC_IAR)) & 0x3ff) < SPURIOUS)
+			write32(conf_board.gicc.base + GICC_EOIR, interrupt);
 	}
 }
 
-void wake(u32 cpu)
+void conf_wake(u32 cpu)
 {
-	u64 mpidr = board.mpidr[cpu], aff0 = mpidr & 0xff;
+	u64 mpidr = conf_board.mpidr[cpu], aff0 = mpidr & 0xff;
 
 	asm volatile("dsb ish" : : : "memory");
-	if (board.gic == 2) {
-		write32(board.gicd.base + GICD_SGIR, targets[cpu] << 16 | WAKE_SGI);
+	if (conf_board.gic == 2) {
+		write32(conf_board.gicd.base + GICD_SGIR, targets[cpu] << 16 | WAKE_SGI);
 		return;
 	}
 	/* A target list names 16 of the 256 values of Aff0; RS says which. */
