@@ -43,7 +43,7 @@ def xz(data: bytes) -> bytes:
 def zst(data: bytes) -> bytes:
     # The program zstd, with which kernels are packed, adds a checksum.
     parameter = zstd.CompressionParameter
-    options = {parameter.compression_level: 9, parameter.checksum_flag: 1}
+    options: dict[int, int] = {parameter.compression_level: 9, parameter.checksum_flag: 1}
     return bytes(zstd.compress(data, options=options))
 
 
@@ -304,7 +304,7 @@ def test_a_window_that_is_too_large() -> None:
     huge = {"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 30}
     data = lzma.compress(kernel(), check=lzma.CHECK_CRC32, filters=[huge])
     assert refused(data) == "a file packed with xz is broken: Memory usage limit exceeded"
-    options = {zstd.CompressionParameter.window_log: 28}
+    options: dict[int, int] = {zstd.CompressionParameter.window_log: 28}
     packer = zstd.ZstdCompressor(options=options)
     assert "a file packed with zstd is broken: " in refused(
         packer.compress(kernel()) + packer.flush()

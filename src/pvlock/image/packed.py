@@ -146,6 +146,7 @@ def _check_kernel(unpacked: bytearray) -> None:
 
 def _parts(data: Data, payload: _Payload) -> Iterator[bytes]:
     stream, errors = _STREAMS[payload.form]()
+    caught: _Errors = (*errors, EOFError, MemoryError)
     try:
         for start in range(payload.start, payload.end, _CHUNK):
             packed = data[start : min(start + _CHUNK, payload.end)]
@@ -156,7 +157,7 @@ def _parts(data: Data, payload: _Payload) -> Iterator[bytes]:
                 yield part
             if stream.eof:  # what may follow is a signature
                 return
-    except (*errors, EOFError, MemoryError) as error:
+    except caught as error:
         reason = " ".join(str(error).split()) or "not enough memory"
         if _XZ_OPTIONS in reason:
             reason += "; the filter for ARM64 code needs liblzma 5.4 or newer (xz-utils)"
