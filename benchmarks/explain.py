@@ -35,7 +35,7 @@ def runs() -> list[Events]:
     found = []
     for guest in GUESTS:
         for name in ("without", "with"):
-            settings = Settings(guest, 16, 8, duration_ns=30_000_000, engine="emulator")
+            settings = Settings(guest, vcpus=16, pcpus=8, duration_ns=30_000_000, engine="emulator")
             result = workload.run(name, settings, trace=True)
             assert result
             assert result.events

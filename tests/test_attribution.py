@@ -497,7 +497,7 @@ def test_a_scripted_preemption_of_the_owner(guest: str, pvlock: bool) -> None:
 @pytest.mark.parametrize("guest", ["mutex", "rwsem", "qspinlock", "ticket", "idle"])
 def test_real_runs_add_up(guest: str, pvlock: bool) -> None:
     """On an overcommitted run nothing is left over, and nothing of it is unknown."""
-    settings_ = Settings(guest, 6, 3, duration_ns=4_000_000, slice_ns=500_000)
+    settings_ = Settings(guest, vcpus=6, pcpus=3, duration_ns=4_000_000, slice_ns=500_000)
     result = workload.run("with" if pvlock else "without", settings_, trace=True)
     assert result
     assert result.events

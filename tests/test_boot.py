@@ -17,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asm import assemble
-from pvlock import Machine, SystemEvent, boot, image
+from pvlock import Machine, SystemEvent, image
+from pvlock.cli import guest_run
+from pvlock.cli.terminal import Terminal
 from pvlock.errors import GuestPanicked, ImageError
-from pvlock.terminal import Terminal
 
 PANIC = b"""[    1.0] Run /init as init process\r
 [    1.1] Kernel panic - not syncing: No working init found.\r
@@ -32,7 +33,7 @@ PANIC = b"""[    1.0] Run /init as init process\r
 
 def test_a_panic_is_an_error_with_the_last_lines() -> None:
     seen = bytearray()
-    watch = boot.PanicWatch(seen.extend)
+    watch = guest_run.PanicWatch(seen.extend)
     with pytest.raises(GuestPanicked) as caught:
         for byte in PANIC:
             watch(bytes([byte]))
@@ -43,7 +44,7 @@ def test_a_panic_is_an_error_with_the_last_lines() -> None:
 
 
 def test_a_panic_that_ends_in_a_reset_is_an_error_too() -> None:
-    watch = boot.PanicWatch(lambda _data: None)
+    watch = guest_run.PanicWatch(lambda _data: None)
     watch.check()
     watch(PANIC[: PANIC.index(b"[    1.5]")])
     with pytest.raises(GuestPanicked, match="No working init found"):
@@ -53,7 +54,7 @@ def test_a_panic_that_ends_in_a_reset_is_an_error_too() -> None:
 @given(st.lists(st.binary(max_size=3000), max_size=10))
 def test_any_console(chunks: list[bytes]) -> None:
     seen = bytearray()
-    watch = boot.PanicWatch(seen.extend)
+    watch = guest_run.PanicWatch(seen.extend)
     try:
         for chunk in chunks:
             watch(chunk)
@@ -81,7 +82,7 @@ RESET = """
 def test_a_linux_guest_that_resets_boots_again(monkeypatch: pytest.MonkeyPatch) -> None:
     machines: list[Machine] = []
 
-    def create(output: boot.Output) -> Machine:
+    def create(output: guest_run.Output) -> Machine:
         if len(machines) == 3:
             raise KeyboardInterrupt
         machines.append(Machine(1, engine="emulator", output=output))
@@ -89,7 +90,7 @@ def test_a_linux_guest_that_resets_boots_again(monkeypatch: pytest.MonkeyPatch) 
 
     seen = bytearray()
     with pytest.raises(KeyboardInterrupt):
-        boot.run(create, linux(RESET), None, seen.extend, None)
+        guest_run.run(create, linux(RESET), None, seen.extend, None)
     assert bytes(seen) == b"BBB"
 
 
@@ -97,7 +98,7 @@ def test_a_linux_guest_that_resets_boots_again(monkeypatch: pytest.MonkeyPatch) 
 def test_a_reset_ends_the_run_of_others(kind: image.Kind) -> None:
     guest = linux(RESET) if kind is image.Kind.LINUX else image.parse(assemble(RESET), "tiny")
     seen = bytearray()
-    event, usage = boot.run(
+    event, usage = guest_run.run(
         lambda output: Machine(1, engine="emulator", output=output),
         guest, None, seen.extend, None, reboot=False,
     )  # fmt: skip
@@ -110,11 +111,11 @@ def test_a_limit_counts_over_reboots() -> None:
     slow = "1: mrs x0, cntvct_el0\n ldr x1, =1000000\n cmp x0, x1\n b.lo 1b\n" + RESET
     boots: list[Machine] = []
 
-    def create(output: boot.Output) -> Machine:
+    def create(output: guest_run.Output) -> Machine:
         boots.append(Machine(1, engine="emulator", output=output))
         return boots[-1]
 
-    event, _ = boot.run(create, linux(slow), None, lambda _data: None, 3_500_000)
+    event, _ = guest_run.run(create, linux(slow), None, lambda _data: None, 3_500_000)
     assert event is None
     assert len(boots) == 4
 

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 
 from asm import ROOT, assemble
 from pvlock import Machine, __version__
-from pvlock.cli.run import Duration
+from pvlock.cli.knob_options import KnobType
 from pvlock.engines.emulator.engine import EmulatorEngine
+from pvlock.host import Knob
 from pvlock.workload import image_of
 
 PVLOCK: Final = [sys.executable, "-m", "pvlock"]
@@ -32,6 +33,7 @@ ENVIRONMENT: Final = os.environ | {
 }
 PATIENCE_S: Final = 120
 SHORT: Final = ["--duration", "2ms"]
+DURATION: Final = KnobType(Knob("duration", "", is_time=True))
 
 
 @dataclass
@@ -463,7 +465,7 @@ def test_a_console_whose_reader_has_gone_is_no_traceback(
     [("100ms", 100_000_000), ("2us", 2_000), ("2µs", 2_000), ("1.5s", 1_500_000_000), ("7ns", 7)],
 )
 def test_times(text: str, ns: int) -> None:
-    assert Duration().convert(text, None, None) == ns
+    assert DURATION.convert(text, None, None) == ns
 
 
 @pytest.mark.parametrize(
@@ -472,13 +474,13 @@ def test_times(text: str, ns: int) -> None:
 )
 def test_only_plain_decimal_numbers_are_times(text: str) -> None:
     with pytest.raises(click.UsageError, match=r"is not a time such as 100ms, 2us or 1\.5s"):
-        Duration().convert(text, None, None)
+        DURATION.convert(text, None, None)
 
 
 @given(st.text() | st.from_regex(r"[-+]?[0-9.e]{1,12}(ns|us|ms|s|m|h)", fullmatch=True))
 def test_any_text_is_a_time_or_a_usage_error(text: str) -> None:
     with contextlib.suppress(click.UsageError):
-        assert 0 <= Duration().convert(text, None, None) <= 3_600 * 10**9
+        assert 0 <= DURATION.convert(text, None, None) <= 3_600 * 10**9
 
 
 @pytest.mark.parametrize("linux", [False, True])
@@ -495,8 +497,8 @@ def test_a_guest_file_starts_without_the_libraries_of_other_commands(tmp_path: P
     """Importing them takes longer than all the rest of a machine's start."""
     (tmp_path / "guest.elf").write_bytes(image_of("idle"))
     code = (
-        "import sys; from pvlock import cli, boot; first = boot.run;"
-        "boot.run = lambda *a, **k: (print(*sys.modules), sys.stdout.flush(), first(*a, **k))[2];"
+        "import sys; from pvlock import cli; from pvlock.cli import guest_run as g; first = g.run;"
+        "g.run = lambda *a, **k: (print(*sys.modules), sys.stdout.flush(), first(*a, **k))[2];"
         "cli.main()"
     )
     done = subprocess.run(
@@ -504,7 +506,7 @@ def test_a_guest_file_starts_without_the_libraries_of_other_commands(tmp_path: P
         capture_output=True, text=True, env=ENVIRONMENT, timeout=PATIENCE_S, check=True,
     )  # fmt: skip
     loaded = set(done.stdout.partition("\n")[0].split())
-    assert {"pvlock.boot", "pvlock.machine", "click"} <= loaded
+    assert {"pvlock.cli.guest_run", "pvlock.machine", "click"} <= loaded
     others = {"rich", "json", "tempfile", "concurrent.futures", "pvlock.sweep", "pvlock.report"}
     assert not loaded & others
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pvlock import Machine, Policy, SystemEvent, abi
+from pvlock import Machine, Policy, SystemEvent, abi, engines
 from pvlock.attribute import DeviceAttr, get_attr, has_attr, set_attr
 from pvlock.conformance import Outcome, Verdict, run, runner, schedule, userspace
-from pvlock.conformance.cases import Case, binary, guest_cases, select
+from pvlock.conformance.cases import HOST_DECIDES, Case, binary, guest_cases, select
 from pvlock.conformance.outcome import RUN, Judgement, in_profile, judge
 from pvlock.conformance.runner import MakeMachine
 from pvlock.conformance.tap import parse
@@ -119,12 +119,10 @@ def test_a_machine_without_pvlock_cannot_skip() -> None:
     assert not judge(found.values(), "document").conforms
 
 
-def test_what_the_host_forces_is_neither_pass_nor_failure() -> None:
-    class Forced(Machine):
-        def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **options)
-            self.engine.host_forces = {"arch-features": "the kernel"}  # type: ignore[attr-defined]
+def test_what_the_host_forces_is_neither_pass_nor_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(HOST_DECIDES, engines.choose("auto"), {"arch-features": "the kernel"})
 
+    class Forced(Machine):
         def hypercall(self, vcpu: int, registers: Any) -> Any:
             if registers[0] == abi.SMCCC_ARCH_FEATURES and registers[1] == abi.PV_LOCK_FEATURES:
                 return [2**64 - 1, *registers[1:]]

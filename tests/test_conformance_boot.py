@@ -250,7 +250,7 @@ def test_only_the_document() -> None:
 
 @pytest.mark.parametrize("policy", ["scheduled-out", "preempted"])
 def test_the_policy_is_inferred(policy: str) -> None:
-    with Machine(2, policy=policy, bootargs="cases=off-vcpu") as machine:  # type: ignore[arg-type]
+    with Machine(2, policy=policy, bootargs="cases=off-vcpu") as machine:
         assert play(machine).facts["policy"] == f"{policy} (inferred)"
 
 

@@ -245,7 +245,7 @@ def test_a_kernel_without_btf(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 def test_an_installation_without_the_compiled_program(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("pvlock.engines.kvm.questions.OBJECT", tmp_path / "publisher.bpf.o")
+    monkeypatch.setattr("pvlock.engines.kvm.requirements.OBJECT", tmp_path / "publisher.bpf.o")
     found = findings()["publisher of `preempted`"]
     assert found.state is State.NO
     assert "pip" in found.remedy

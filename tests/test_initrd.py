@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvlock import initrd
+from pvlock.cli import initrd
 from pvlock.errors import ImageError
 from pvlock.lab import cpio
 

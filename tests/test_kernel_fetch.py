@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pvlock import image, initrd
+from pvlock import image
+from pvlock.cli import initrd
 from pvlock.errors import ConfigError, LabError
 from pvlock.kernel import debian, fetch
 from pvlock.lab import apt

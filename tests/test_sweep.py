@@ -19,7 +19,7 @@ from asm import ROOT, assemble
 from pvlock import workload
 from pvlock.abi import Policy
 from pvlock.errors import ConfigError, PvlockError
-from pvlock.sweep import code, files
+from pvlock.sweep import files, fingerprint
 from pvlock.sweep.cache import Cache, default_folder
 from pvlock.sweep.executors import DaskExecutor, LocalExecutor
 from pvlock.sweep.plan import Estimate, Plan
@@ -103,9 +103,9 @@ def test_a_key_names_everything_that_decides_a_result(
     run = Run(True, CELL)
     keys = {Cache(tmp_path).key(run), Cache(tmp_path).key(replace(run, pvlock=False))}
     others = {
-        "guest": "mutex", "vcpus": 3, "pcpus": 2, "duration_ns": 1, "slice_ns": 1, "quantum_ns": 1,
-        "policy": Policy.PREEMPTED, "engine": "other", "cs_ns": 1, "think_ns": 1, "seed": 2,
-        "trap_wfe": False, "exit_ns": 1, "switch_ns": 1,
+        "guest": "mutex", "vcpus": 3, "pcpus": 2, "duration_ns": 5_000, "slice_ns": 5_000,
+        "quantum_ns": 10, "policy": Policy.PREEMPTED, "engine": "other", "cs_ns": 1, "think_ns": 1,
+        "seed": 2, "trap_wfe": False, "exit_ns": 100, "switch_ns": 1,
     }  # fmt: skip
     assert set(others) >= {f for f in Settings.__dataclass_fields__ if f != "engine"}
     for field, value in others.items():
@@ -113,7 +113,7 @@ def test_a_key_names_everything_that_decides_a_result(
         keys.add(Cache(tmp_path).key(Run(True, changed)))
     assert len(keys) == 2 + len(others)
     assert Cache(tmp_path).key(Run(True, replace(CELL))) in keys
-    monkeypatch.setattr(code, "fingerprint", lambda guest: "other code")
+    monkeypatch.setattr(fingerprint, "of_code", lambda guest: "other code")
     assert Cache(tmp_path).key(run) not in keys
 
 
@@ -123,11 +123,11 @@ def test_the_fingerprint_is_of_guest_helper_and_modules(
     def written(name: str, text: str) -> str:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-        return code.fingerprint("idle")
+        return fingerprint.of_code("idle")
 
-    monkeypatch.setattr(code, "_PACKAGE", tmp_path)
+    monkeypatch.setattr(fingerprint, "_PACKAGE", tmp_path)
     seen = [written("machine.py", "a"), written("machine.py", "b"), written("e/libvcpu.so", "c")]
-    assert len({*seen, code.fingerprint("mutex")}) == 4
+    assert len({*seen, fingerprint.of_code("mutex")}) == 4
     assert written("cli/run.py", "d") == written("sweep/plan.py", "e") == seen[-1]
 
 
@@ -211,7 +211,7 @@ def test_changed_code_does_not_answer_for_the_old() -> None:
 
 
 def test_what_is_cancelled_has_no_outcome() -> None:
-    assert execute(Run(True, CELL), code.fingerprint("idle"), lambda: True) is None
+    assert execute(Run(True, CELL), fingerprint.of_code("idle"), lambda: True) is None
 
 
 def test_leaving_early_keeps_what_is_done(tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_dask_gives_the_same_bytes(tmp_path: Path) -> None:
 
         broken = Run(True, replace(CELL, guest="idle", vcpus=1000))  # no such machine
         executor = DaskExecutor(cluster.scheduler_address)
-        jobs = [(run, code.fingerprint("idle")) for run in (broken, Run(True, CELL))]
+        jobs = [(run, fingerprint.of_code("idle")) for run in (broken, Run(True, CELL))]
         outcomes = dict(executor.run(jobs))
         assert isinstance(outcomes[broken], Failure)
         assert isinstance(outcomes[Run(True, CELL)], Measurement)

@@ -5,7 +5,7 @@ A script has a command on each line; `#` begins a comment:
 
     wait "~ # "                  # until the guest has printed this, at most 60 s of its time
     type "sleep 90; echo ok\n"
-    wait "\nok" within 2min      # or at most this long
+    wait "\nok" within 120s      # or at most this long
 
 Each `wait` looks at what was printed since the words that the one before it found. In quotes, \n,
 \r, \t, \e (escape), \xHH, \" and \\ stand for what they stand for in C and in a shell.
@@ -104,9 +104,12 @@ def _within(text: str | None, where: str) -> int:
     if text is None:
         return PATIENCE_NS
     try:
-        return nanoseconds(text, 1, HOUR_NS)
+        within_ns = nanoseconds(text)
     except ValueError as error:
         raise ConfigError(f"{where}: within {text}: is {error}") from error
+    if not 0 < within_ns <= HOUR_NS:
+        raise ConfigError(f"{where}: within {text}: is not more than 0 and at most an hour")
+    return within_ns
 
 
 class Keyboard:

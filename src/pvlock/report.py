@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pvlock.engines.contract import VIRTUAL_TIME
-from pvlock.workload import RUNS, Comparison, Result, Settings
+from pvlock.host import without_simulated
+from pvlock.workload import RUNS, Comparison, Result
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -75,19 +75,11 @@ def sentence(comparison: Comparison) -> str:
 def as_dict(comparison: Comparison, engine: str) -> dict[str, Any]:
     """Return everything that was measured; same settings and seed, same content."""
     return {
-        **settings_of(comparison.settings, engine),
+        **without_simulated(comparison.settings.facts() | {"engine": engine}, engine),
         "interrupted": comparison.interrupted,
         "runs": {name: _run(comparison.runs[name]) for name in RUNS if name in comparison.runs},
         "summary": sentence(comparison),
     }
-
-
-def settings_of(settings: Settings, engine: str) -> dict[str, Any]:
-    """Return the settings that hold on `engine`: a real host has slices and costs of its own."""
-    facts = asdict(settings) | {"engine": engine}
-    if engine == "kvm":
-        facts = {name: value for name, value in facts.items() if name not in VIRTUAL_TIME}
-    return facts
 
 
 def to_json(value: dict[str, Any]) -> str:

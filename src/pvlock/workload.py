@@ -6,14 +6,14 @@ A workload guest (guest/harness/workload.c) prints a fact a line; read() takes t
 
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pvlock import engines
-from pvlock.abi import Policy
 from pvlock.engines.contract import Usage
 from pvlock.errors import ConfigError, EngineError
+from pvlock.host import Host, time
 from pvlock.machine import Machine
 
 if TYPE_CHECKING:
@@ -34,23 +34,35 @@ Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """A workload and its machine; times in ns of guest time."""
+class Settings(Host):
+    """A bundled workload and the host that it runs on; times in ns of guest time.
+
+    >>> Settings("rwsem", vcpus=4, cs_ns=5_000).slice_ns
+    3000000
+    """
 
     guest: str = "mutex"
-    vcpus: int = 8
-    pcpus: int = 4
-    duration_ns: int = 100_000_000
-    slice_ns: int = 3_000_000
-    quantum_ns: int = 1_000
-    policy: Policy = Policy.SCHEDULED_OUT
+    _: KW_ONLY
     engine: str = "auto"
-    cs_ns: int = 2_000
-    think_ns: int = 8_000
-    seed: int = 1
-    trap_wfe: bool = True
-    exit_ns: int = 1_000
-    switch_ns: int = 3_000
+    duration_ns: int = field(
+        default=100_000_000, metadata=time("duration", "Guest time of a run.", 1_000)
+    )
+    cs_ns: int = field(default=2_000, metadata=time("cs", "Time in the critical section."))
+    think_ns: int = field(
+        default=8_000, metadata=time("think", "Mean time between two critical sections.")
+    )
+
+    def facts(self) -> dict[str, Any]:
+        """Return all fields by name, those of _FIRST first."""
+        facts = asdict(self)
+        return {name: facts[name] for name in dict.fromkeys((*_FIRST, *facts))}
+
+
+_FIRST = (
+    *("guest", "vcpus", "pcpus", "duration_ns", "slice_ns", "quantum_ns", "policy"),
+    *("engine", "cs_ns", "think_ns"),
+)
+"""The order in which files have always had the settings; a field that is not named follows."""
 
 
 @dataclass(frozen=True)
@@ -170,20 +182,9 @@ def run(
     """
     vcpus, pvlock = machine_of(name, settings)
     bootargs = f"duration={settings.duration_ns} cs={settings.cs_ns} think={settings.think_ns}"
+    host = settings.keywords() | {"vcpus": vcpus}
     with Machine(
-        vcpus,
-        settings.pcpus,
-        engine=settings.engine,
-        pvlock=pvlock,
-        policy=settings.policy,
-        slice_ns=settings.slice_ns,
-        quantum_ns=settings.quantum_ns,
-        seed=settings.seed,
-        trap_wfe=settings.trap_wfe,
-        exit_ns=settings.exit_ns,
-        switch_ns=settings.switch_ns,
-        bootargs=bootargs,
-        trace=trace,
+        engine=settings.engine, pvlock=pvlock, bootargs=bootargs, trace=trace, **host
     ) as machine:
         machine.load(image_of(settings.guest, trace))
         # Starting takes time too, and each VCPU ends its last turn when it next gets a CPU.
@@ -202,7 +203,7 @@ def run(
         report = read(machine.console.text)
         if len(report.vcpus) != vcpus or report.pvlock != pvlock:
             raise EngineError(f"{settings.guest} ({name}): its report is of another machine")
-        facts = asdict(settings) | {"run": name, "pvlock": pvlock, "engine": machine.engine.name}
+        facts = settings.facts() | {"run": name, "pvlock": pvlock, "engine": machine.engine.name}
         events = machine.events(**facts) if trace else None
         progress(name, 1.0)
         return Result(vcpus, settings.pcpus, report, machine.usage(), events)

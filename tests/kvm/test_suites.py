@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 
-from pvlock.engines.kvm.engine import KvmEngine
+from pvlock.conformance.cases import HOST_DECIDES
 
 FORCED = "forced by the host"
 
@@ -26,7 +26,7 @@ def test_conformance(nothing_left: None) -> None:
     for each in report["cases"]:
         verdicts.setdefault(each["verdict"], set()).add(each["name"])
     assert verdicts.keys() <= {"ok", FORCED, "skipped"}, verdicts
-    assert verdicts[FORCED] == set(KvmEngine.host_forces)
+    assert verdicts[FORCED] == set(HOST_DECIDES["kvm"])
     assert not verdicts[FORCED] & verdicts["ok"]
     assert len(verdicts["ok"]) > 50
 

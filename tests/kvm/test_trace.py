@@ -53,7 +53,7 @@ def turns(events: Events, vcpu: int) -> list[tuple[int, int, int]]:
 @pytest.mark.parametrize("name", workload.RUNS[:2])
 def test_what_a_guest_does_it_does_on_a_cpu(nothing_left: None, name: str) -> None:
     """Two clocks that went apart would show: a VCPU that records is on its CPU, to the skew."""
-    settings = workload.Settings("mutex", VCPUS, PCPUS, engine="kvm", think_ns=20_000)
+    settings = workload.Settings("mutex", vcpus=VCPUS, pcpus=PCPUS, engine="kvm", think_ns=20_000)
     result = workload.run(name, settings, trace=True)
     assert result is not None and result.events is not None
     events = result.events
@@ -90,7 +90,7 @@ def test_what_a_guest_does_it_does_on_a_cpu(nothing_left: None, name: str) -> No
 
 def test_a_vcpu_that_sleeps_in_wfi_is_blocked(nothing_left: None) -> None:
     """From its first lock to its last, a VCPU of this guest sleeps only for the mutex, by WFI."""
-    settings = workload.Settings("mutex", VCPUS, 1, cs_ns=50_000, engine="kvm")
+    settings = workload.Settings("mutex", vcpus=VCPUS, pcpus=1, cs_ns=50_000, engine="kvm")
     result = workload.run("with", settings, trace=True)
     assert result is not None and result.events is not None
     events = result.events

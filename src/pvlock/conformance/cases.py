@@ -13,6 +13,19 @@ from importlib import resources
 from pvlock.errors import ConfigError
 
 _MARK = b"pvlock conformance cases\n"
+_ANSWERS_ITSELF = "the host's kernel answers ARCH_FEATURES itself"
+
+HOST_DECIDES: dict[str, dict[str, str]] = {
+    "kvm": {
+        "discovery-order": _ANSWERS_ITSELF,
+        "arch-features": _ANSWERS_ITSELF,
+        "arch-features-unset": _ANSWERS_ITSELF,
+        "arch-features-itself": _ANSWERS_ITSELF,
+        "uid": "the host's kernel has a UID of its own",
+    }
+}
+"""By the name of an engine: the cases that its host's stock kernel decides, whatever the user space
+above it wants, and why."""
 
 
 @dataclass(frozen=True)

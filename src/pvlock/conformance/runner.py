@@ -6,13 +6,13 @@ and on a schedule that is known. On each it runs the cases whose needs that mach
 of them may be skipped. The user-space checks make machines of their own.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pvlock.abi import STRUCTURE_SIZE, Policy
 from pvlock.conformance import schedule, userspace
-from pvlock.conformance.cases import Case, binary, guest_cases, select
+from pvlock.conformance.cases import HOST_DECIDES, Case, binary, guest_cases, select
 from pvlock.conformance.outcome import RUN, Outcome, Verdict
 from pvlock.conformance.tap import Log, read
 from pvlock.engines.contract import SystemEvent
@@ -147,11 +147,11 @@ def _run(
     if "script" in plan.options:
         vcpus = pcpus = 2
     log = Log()
-    ended, forced = "", {}
+    ended = ""
+    forced: Mapping[str, str] = {}
     try:
         with make_machine(vcpus, pcpus, bootargs=bootargs.strip(), **plan.options) as machine:
-            # What the host's kernel answers itself, whatever its VMM wants: case -> why.
-            forced = dict(getattr(machine.engine, "host_forces", {}))
+            forced = HOST_DECIDES.get(machine.engine.name, {})
             _prepare(machine, plan)
             ended = _until_off(machine, vcpus)
             text = machine.console.text
@@ -190,7 +190,7 @@ def _until_off(machine: Machine, vcpus: int) -> str:
     return f"the guest still runs after {limit / 1e9:g} s"
 
 
-def _settle(outcome: Outcome, plan: _Plan, forced: dict[str, str]) -> Outcome:
+def _settle(outcome: Outcome, plan: _Plan, forced: Mapping[str, str]) -> Outcome:
     """Apply what the guest cannot know: the engine's claims, the schedule, and its host."""
     case = outcome.case
     if outcome.verdict is Verdict.SKIPPED and case.needs <= plan.claims:

@@ -47,7 +47,7 @@ def _unknown(name: str) -> str:
 def opener(name: str) -> Opener:
     """Return what opens the engine called `name`; raises as choose().
 
-    For `kvm` the host is asked nothing: where KVM then fails, explain() says why.
+    For `kvm` the host is asked nothing: where KVM then fails, require() says why.
     """
     if name == "kvm" or choose(name) == "kvm":
         from pvlock.engines.kvm.engine import KvmEngine
@@ -58,7 +58,7 @@ def opener(name: str) -> Opener:
     return EmulatorEngine
 
 
-def explain(name: str) -> None:
+def require(name: str) -> None:
     """Raise EngineUnavailable if the host lacks what a machine on the engine `name` needs.
 
     For a machine that could not be made: to ask first would take longer than to make it.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from pvlock.abi import Policy
+from pvlock.host import SIMULATED, Host
 from pvlock.memory import MemorySlot
 
 
@@ -31,33 +31,18 @@ class Placement:
     vcpu: int | None
 
 
-@dataclass(frozen=True)
-class EngineConfig:
-    """What a machine is made of; times in ns of guest time.
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig(Host):
+    """What an engine is told of its machine: the host, and what is no property of any host.
 
-    `script` replaces the round-robin scheduler (emulator only). `record` keeps every switch.
-    `trap_wfe`: a WFE gives its CPU away while VCPUs wait for one (KVM's wfe_trap_policy).
-    `coalesced` are device registers whose writes nobody waits for; they arrive in order, and before
-    any other question. `exit_ns` is what leaving the guest costs it, `switch_ns` what putting a
-    VCPU on a CPU costs.
+    `script` replaces the round-robin scheduler. `record` keeps every switch. `coalesced` are device
+    registers whose writes nobody waits for; the writes arrive in order, and before any other
+    question.
     """
 
-    vcpus: int
-    pcpus: int
-    policy: Policy
-    slice_ns: int = 3_000_000
-    quantum_ns: int = 1_000
-    seed: int = 1
-    script: tuple[Placement, ...] | None = None
+    script: tuple[Placement, ...] | None = field(default=None, metadata=SIMULATED)
     record: bool = False
-    trap_wfe: bool = True
     coalesced: tuple[int, ...] = ()
-    exit_ns: int = 1_000
-    switch_ns: int = 3_000
-
-
-VIRTUAL_TIME = ("slice_ns", "quantum_ns", "script", "trap_wfe", "exit_ns", "switch_ns")
-"""What of an EngineConfig describes a host that is emulated; a real one is as it is."""
 
 
 @dataclass(frozen=True)

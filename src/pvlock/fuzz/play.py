@@ -15,6 +15,7 @@ from pvlock.abi import Policy
 from pvlock.engines.contract import REASONS, SWITCH, Live, Recording, SystemEvent
 from pvlock.errors import ConfigError, PvlockError
 from pvlock.fuzz.case import Case
+from pvlock.host import without_simulated
 from pvlock.machine import Machine
 
 RAM_SIZE = 16 << 20
@@ -81,31 +82,24 @@ def play(case: Case, cancelled: Callable[[], bool] = lambda: False) -> Played:
 
 
 def _machine(case: Case) -> Machine:
-    if case.engine == "kvm":  # the host is as it is
-        pcpus = min(case.pcpus, len(os.sched_getaffinity(0)))
-        return Machine(
-            case.vcpus,
-            pcpus,
-            engine=case.engine,
-            pvlock=case.pvlock,
-            policy=case.policy,
-            ram_size=RAM_SIZE,
-            bootargs=_bootargs(case),
-        )
+    real = case.engine == "kvm"
+    host = {
+        "policy": case.policy,
+        "slice_ns": case.slice_ns,
+        "quantum_ns": case.quantum_ns,
+        "seed": case.seed,
+        "trap_wfe": case.trap_wfe,
+        "exit_ns": case.exit_ns,
+    }
     return Machine(
         case.vcpus,
-        case.pcpus,
+        min(case.pcpus, len(os.sched_getaffinity(0))) if real else case.pcpus,
         engine=case.engine,
         pvlock=case.pvlock,
-        policy=case.policy,
         ram_size=RAM_SIZE,
-        slice_ns=case.slice_ns,
-        quantum_ns=case.quantum_ns,
-        seed=case.seed,
         bootargs=_bootargs(case),
-        record=True,
-        trap_wfe=case.trap_wfe,
-        exit_ns=case.exit_ns,
+        record=not real,
+        **without_simulated(host, case.engine),
     )
 
 

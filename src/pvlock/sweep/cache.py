@@ -14,7 +14,7 @@ from typing import Any
 
 from pvlock.errors import ConfigError
 from pvlock.files import replacing
-from pvlock.sweep import code
+from pvlock.sweep import fingerprint
 from pvlock.sweep.run import Measurement, Run
 
 
@@ -39,7 +39,7 @@ class Cache:
     def code(self, guest: str) -> str:
         """Return the fingerprint of the code that runs `guest`, as it was when first asked."""
         if guest not in self._code:
-            self._code[guest] = code.fingerprint(guest)
+            self._code[guest] = fingerprint.of_code(guest)
         return self._code[guest]
 
     def key(self, run: Run) -> str:

@@ -4,6 +4,7 @@
 A cell is a workload.Settings. Whatever is wrong with a grid is a ConfigError of one line.
 """
 
+import enum
 import itertools
 import math
 import re
@@ -14,10 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pvlock import workload
-from pvlock.abi import Policy
-from pvlock.duration import HOUR_NS, nanoseconds
 from pvlock.errors import ConfigError
-from pvlock.memory_map import MAX_VCPUS
+from pvlock.host import Host, Knob, knobs
 from pvlock.workload import Settings
 
 MAX_CELLS = 100_000
@@ -28,9 +27,10 @@ _LONGEST_FILE = 16 << 10
 
 @dataclass(frozen=True)
 class Axis:
-    """A key of a grid: the field of Settings it sets, and how a value is checked.
+    """A key of a grid: the field of Settings that it sets, and how a value is checked.
 
     `parse` takes a value as TOML has it and raises ValueError (its text says what is wanted).
+    `column` and `cell` are what files of results call the field, and what they say for a value.
     """
 
     name: str
@@ -38,62 +38,56 @@ class Axis:
     parse: Callable[[object], Any]
     default: str
     help: str
+    column: str
+    cell: Callable[[Any], Any]
 
 
-def _time(low: int, high: int = HOUR_NS) -> Callable[[object], int]:
-    def parse(value: object) -> int:
-        # A number has no unit, so it is no time either.
-        return nanoseconds(value if isinstance(value, str) else "", low, high)
+def axes_of(settings: type[Host]) -> tuple[Axis, ...]:
+    """Return an axis for each knob of `settings` but the seed.
 
-    return parse
-
-
-def _number(low: int, high: int) -> Callable[[object], int]:
-    def parse(value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ValueError(f"not a whole number from {low} to {high}")
-        return value
-
-    return parse
+    >>> [axis.name for axis in axes_of(Host)][:3]
+    ['vcpus', 'pcpus', 'slice']
+    """
+    found = [
+        _axis_of(name, knob, getattr(settings, name))
+        for name, knob in knobs(settings).items()
+        if name != "seed"
+    ]
+    return tuple(sorted(found, key=lambda axis: (*_FIRST, axis.name).index(axis.name)))
 
 
-def _choice(values: Mapping[str, Any]) -> Callable[[object], Any]:
-    def parse(value: object) -> Any:
-        if not isinstance(value, str) or value not in values:
-            raise ValueError(f"not one of: {', '.join(values)}")
-        return values[value]
+def _axis_of(name: str, knob: Knob, default: Any) -> Axis:
+    text = f"{knob.help} One of: {', '.join(knob.words)}." if knob.words else knob.help
+    in_words = isinstance(default, bool)  # files say trap or notrap, not true or false
+    return Axis(
+        knob.option, name, knob.parse, _DEFAULTS.get(name) or knob.text(default), text,
+        column=knob.option if in_words else name,
+        cell=knob.text if in_words else _plain,
+    )  # fmt: skip
 
-    return parse
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, enum.StrEnum) else value
 
 
 def _guest(value: object) -> str:
-    return str(_choice({name: name for name in workload.names()})(value))
+    names = workload.names()
+    if value not in names:
+        raise ValueError(f"not one of: {', '.join(names)}")
+    return str(value)
 
+
+_FIRST = ("vcpus", "pcpus", "slice", "cs", "think", "policy", "wfe", "duration", "quantum")
+"""The order in which files of results have always had the axes; others follow as they come."""
+_DEFAULTS = {"duration_ns": "30ms"}
+"""What is another default than a single run's: a sweep has many."""
 
 AXES = (
-    Axis("guest", "guest", _guest, "mutex", "bundled workloads"),
-    Axis("vcpus", "vcpus", _number(1, MAX_VCPUS), "8", "VCPUs of the guest"),
-    Axis("pcpus", "pcpus", _number(1, MAX_VCPUS), "4", "CPUs that they share"),
-    Axis("slice", "slice_ns", _time(1_000), "3ms", "time slice of the host's scheduler"),
-    Axis("cs", "cs_ns", _time(0), "2us", "time in the critical section"),
-    Axis("think", "think_ns", _time(0), "8us", "mean time between two"),
-    Axis(
-        "policy", "policy", _choice({p.value: p for p in Policy}), "scheduled-out",
-        "when a VCPU counts as preempted: scheduled-out or preempted",
-    ),
-    Axis(
-        "wfe", "trap_wfe", _choice({"trap": True, "notrap": False}), "trap",
-        "does a waiting WFE give its CPU away: trap or notrap",
-    ),
-    Axis("duration", "duration_ns", _time(1_000), "30ms", "guest time of a run"),
-    Axis(
-        "quantum", "quantum_ns", _time(10, 1_000_000), "1us",
-        "how finely the emulated CPUs are interleaved",
-    ),
-    Axis("exit-cost", "exit_ns", _time(100, 1_000_000), "1us", "what leaving the guest costs"),
-    Axis("switch-cost", "switch_ns", _time(0, 1_000_000), "3us", "what a switch costs"),
-)  # fmt: skip
-SEEDS = Axis("seeds", "seed", _number(1, MAX_SEEDS), "5", "how many seeds: 1 to N")
+    Axis("guest", "guest", _guest, Settings.guest, "Bundled workloads.", "guest", str),
+    *axes_of(Settings),
+)
+_MOST_SEEDS = Knob("seeds", "How many seeds: 1 to N.", 1, MAX_SEEDS)
+SEEDS = Axis("seeds", "seed", _MOST_SEEDS.parse, "5", _MOST_SEEDS.help, "seed", int)
 _BY_NAME = {axis.name: axis for axis in (*AXES, SEEDS)}
 
 Values = Mapping[str, object]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from pvlock import report
+from pvlock.sweep.grid import AXES
 from pvlock.sweep.run import Failure, Measurement, Outcome, Run, runs_of
 from pvlock.workload import RUNS, Settings
 
@@ -143,20 +144,7 @@ def group_row(group: Group) -> Row:
 
 def setting_columns(cell: Settings) -> Row:
     """Return the settings of a cell without the seed; times in ns."""
-    return {
-        "guest": cell.guest,
-        "vcpus": cell.vcpus,
-        "pcpus": cell.pcpus,
-        "slice_ns": cell.slice_ns,
-        "cs_ns": cell.cs_ns,
-        "think_ns": cell.think_ns,
-        "policy": cell.policy.value,
-        "wfe": "trap" if cell.trap_wfe else "notrap",
-        "duration_ns": cell.duration_ns,
-        "quantum_ns": cell.quantum_ns,
-        "exit_ns": cell.exit_ns,
-        "switch_ns": cell.switch_ns,
-    }
+    return {axis.column: axis.cell(getattr(cell, axis.field)) for axis in AXES}
 
 
 def shown(column: str, value: Any) -> tuple[str, str]:

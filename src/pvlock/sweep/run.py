@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pvlock import workload
 from pvlock.abi import Policy
 from pvlock.errors import PvlockError
-from pvlock.sweep import code
+from pvlock.sweep import fingerprint
 from pvlock.workload import Settings
 
 
@@ -68,12 +68,12 @@ def execute(
 ) -> Outcome | None:
     """Do a run here and now; None when `cancelled`. What can go wrong is a Failure.
 
-    `expected_code` is what the sweep's own process found (code.fingerprint): a worker with other
+    `expected_code` is what the sweep's own process found (fingerprint.of_code): a worker with other
     code must not answer for it, nor may code that was changed since the sweep began.
     """
     settings = run.settings
     try:
-        if code.fingerprint(settings.guest) != expected_code:
+        if fingerprint.of_code(settings.guest) != expected_code:
             return Failure("pvlock has changed since the sweep began, or this worker has another")
         name = "with" if run.pvlock else "without"
         result = workload.run(name, settings, cancelled=cancelled)

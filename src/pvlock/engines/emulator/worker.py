@@ -18,7 +18,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pvlock.abi import Policy
 from pvlock.engines.contract import EngineConfig, Placement
 from pvlock.engines.emulator.protocol import Channel, pack_error
 from pvlock.engines.emulator.vcpu import VcpuState, VmState
@@ -73,7 +72,7 @@ class Worker:
         raw = request["config"]
         script = raw.pop("script")
         config = EngineConfig(
-            **{**raw, "policy": Policy(raw["policy"]), "coalesced": tuple(raw["coalesced"])},
+            **{**raw, "coalesced": tuple(raw["coalesced"])},
             script=None if script is None else tuple(Placement(*line) for line in script),
         )
         slots = [

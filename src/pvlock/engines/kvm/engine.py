@@ -9,14 +9,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields
-from typing import ClassVar
 
 from pvlock import abi
 from pvlock.engines.contract import (
     REASONS,
     SWITCH,
-    VIRTUAL_TIME,
     Counter,
     EngineConfig,
     Handler,
@@ -32,6 +29,7 @@ from pvlock.engines.kvm.thread import VcpuThread
 from pvlock.engines.kvm.vcpu import Exit, Hypercall, KvmVcpu, Mmio, Undecoded
 from pvlock.engines.kvm.vm import KvmVm
 from pvlock.errors import ConfigError, EngineError, StateError
+from pvlock.host import simulated_only
 from pvlock.memory import MemorySlot, private_slot
 
 _POLL_SECONDS = 0.01
@@ -58,19 +56,11 @@ class KvmEngine:
     name = "kvm"
     step_ns = 200_000_000
     ring_events = 1 << 15
-    host_forces: ClassVar = {
-        "discovery-order": "the host's kernel answers ARCH_FEATURES itself",
-        "arch-features": "the host's kernel answers ARCH_FEATURES itself",
-        "arch-features-unset": "the host's kernel answers ARCH_FEATURES itself",
-        "arch-features-itself": "the host's kernel answers ARCH_FEATURES itself",
-        "uid": "the host's kernel has a UID of its own",
-    }
-    """The cases of the conformance suite that a stock kernel decides, and why."""
     slack_ns = 60_000_000_000
 
     def __init__(self, config: EngineConfig, slots: Sequence[MemorySlot]) -> None:
         """Create the VM; raises ConfigError, EngineUnavailable or EngineError."""
-        _refuse_virtual_time(config)
+        _refuse_simulated(config)
         cpus = _choose_cpus(config.pcpus)
         self._slots = slots
         self._published = next((s for s in slots if isinstance(s, PublishedSlot)), None)
@@ -329,10 +319,9 @@ class KvmEngine:
             raise StateError("the KVM engine", "closed", "open")
 
 
-def _refuse_virtual_time(config: EngineConfig) -> None:
-    default = {field.name: field.default for field in fields(EngineConfig)}
-    for name in VIRTUAL_TIME:
-        if getattr(config, name) != default[name]:
+def _refuse_simulated(config: EngineConfig) -> None:
+    for name, default in simulated_only(EngineConfig).items():
+        if getattr(config, name) != default:
             raise ConfigError(f"{name}: the kvm engine runs on a real host, which has its own")
 
 

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 
-from pvlock.engines.kvm.questions import QUESTIONS, Host, Question
+from pvlock.engines.kvm.requirements import REQUIREMENTS, Opened, Requirement
 from pvlock.errors import EngineUnavailable, PvlockError
 
 
@@ -67,17 +67,17 @@ def usable() -> bool:
 
 
 def _answers() -> Generator[Finding, None, None]:
-    with Host() as host:
-        for question in QUESTIONS:
-            yield _answer(question, host)
+    with Opened() as host:
+        for requirement in REQUIREMENTS:
+            yield _answer(requirement, host)
 
 
-def _answer(question: Question, host: Host) -> Finding:
+def _answer(requirement: Requirement, host: Opened) -> Finding:
     try:
-        state, because, remedy = State.YES, question.ask(host), ""
+        state, because, remedy = State.YES, requirement.ask(host), ""
     except EngineUnavailable as error:
         state, because, remedy = State.NO, error.capability, error.remedy
     except (PvlockError, OSError) as error:
         because = getattr(error, "strerror", None) or str(error)
         state, remedy = State.UNKNOWN, ""
-    return Finding(question.what, state, because, remedy, question.needed)
+    return Finding(requirement.what, state, because, remedy, requirement.needed)

@@ -10,13 +10,12 @@ from pvlock import workload
 
 _PACKAGE = Path(pvlock.__file__).parent
 _ABOVE = {
-    "__main__.py", "boot.py", "cli", "conformance", "explain", "fuzz", "lab", "report.py", "sweep",
-    "terminal.py", "trace",
+    "__main__.py", "cli", "conformance", "explain", "fuzz", "lab", "report.py", "sweep", "trace",
 }  # fmt: skip
 """What shows results, and has no part in them: most of it stands above workload.py."""
 
 
-def fingerprint(guest: str) -> str:
+def of_code(guest: str) -> str:
     """Return a hash of all that a run of `guest` executes. Raises ConfigError for an unknown guest.
 
     That is the guest's ELF file, the modules of the package up to workload.py, the emulator's

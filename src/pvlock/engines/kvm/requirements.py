@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The questions of probe.py, in the order in which one depends on another.
+"""What the KVM engine requires of its host, each with the question that finds out.
 
-Each is put to the host itself, and nothing is concluded from a version number: where a kernel
-cannot be asked for a thing, the thing is done, on a VM that never runs.
+A requirement may depend on those before it. The host itself is asked, and nothing is concluded from
+a version number: where a kernel cannot be asked for a thing, the thing is done, on a VM that never
+runs.
 """
 
 import contextlib
@@ -28,8 +29,8 @@ _ABSENT = frozenset(
 """How a kernel says that it has no such thing; other errors say nothing of what it has."""
 
 
-class Host(contextlib.ExitStack):
-    """What a question found that later ones go on with; closed when all have been asked."""
+class Opened(contextlib.ExitStack):
+    """What one question opened and later ones use; it is closed when all have been asked."""
 
     kvm: int | None = None
     vm: int | None = None
@@ -48,14 +49,14 @@ class Host(contextlib.ExitStack):
 
 
 @dataclass(frozen=True)
-class Question:
+class Requirement:
     """`ask` returns why the answer is yes, and raises EngineUnavailable for no.
 
     Other errors (EngineError, OSError) say that it cannot tell.
     """
 
     what: str
-    ask: Callable[[Host], str]
+    ask: Callable[[Opened], str]
     needed: bool = True
 
 
@@ -77,7 +78,7 @@ def _absent(because: str, remedy: str = _LINUX) -> Iterator[None]:
 # -- KVM --
 
 
-def _architecture(host: Host) -> str:
+def _architecture(host: Opened) -> str:
     machine = platform.machine()
     if machine != "aarch64":
         remedy = "use pvlock lab, a virtual arm64 host, or --engine emulator"
@@ -87,12 +88,12 @@ def _architecture(host: Host) -> str:
     return "64-bit, little-endian"
 
 
-def _device(host: Host) -> str:
+def _device(host: Opened) -> str:
     host.kvm = host.keep(open_kvm())
     return f"{ioctl.PATH} opens, API version {ioctl.API_VERSION}"
 
 
-def _vm(host: Host) -> str:
+def _vm(host: Opened) -> str:
     if platform.machine() != "aarch64":
         raise EngineError("a KVM of another architecture cannot be asked")
     if host.kvm is None:
@@ -102,31 +103,31 @@ def _vm(host: Host) -> str:
     return f"KVM made one, of up to {supported(host.vm, ioctl.CAP_MAX_VCPUS)} VCPUs"
 
 
-def _gic(host: Host) -> str:
+def _gic(host: Opened) -> str:
     device = ioctl.CreateDevice(ioctl.DEV_TYPE_ARM_VGIC_V3, 0, ioctl.CREATE_DEVICE_TEST)
     with _absent("KVM has no GICv3 for its guests", "use a host whose CPUs have a GICv3"):
         ioctl.call(host.need_vm(), ioctl.CREATE_DEVICE, device)
     return "KVM has one for its guests"
 
 
-def _capability(what: str, name: str, number: int) -> Question:
-    def ask(host: Host) -> str:
+def _capability(what: str, name: str, number: int) -> Requirement:
+    def ask(host: Opened) -> str:
         if not supported(host.need_vm(), number):
             raise _no(f"the kernel has no KVM_CAP_{name}", _LINUX)
         return f"the kernel has KVM_CAP_{name}"
 
-    return Question(what, ask)
+    return Requirement(what, ask)
 
 
-def _filter(host: Host) -> str:
+def _filter(host: Opened) -> str:
     argument = ioctl.device_attr(ioctl.VM_SMCCC_CTRL, ioctl.VM_SMCCC_FILTER)
     with _absent(_NO_FILTER):
         ioctl.call(host.need_vm(), ioctl.HAS_DEVICE_ATTR, argument)
     return "the kernel can forward hypercalls to user space"
 
 
-def _forwarded(base: int, count: int, kept: str, remedy: str) -> Callable[[Host], str]:
-    def ask(host: Host) -> str:
+def _forwarded(base: int, count: int, kept: str, remedy: str) -> Callable[[Opened], str]:
+    def ask(host: Opened) -> str:
         wanted = ioctl.SmcccFilter(base, count, ioctl.SMCCC_FILTER_FWD_TO_USER)
         argument = ioctl.device_attr(ioctl.VM_SMCCC_CTRL, ioctl.VM_SMCCC_FILTER, wanted)
         try:
@@ -139,7 +140,7 @@ def _forwarded(base: int, count: int, kept: str, remedy: str) -> Callable[[Host]
     return ask
 
 
-def _stolen_time(host: Host) -> str:
+def _stolen_time(host: Opened) -> str:
     if not supported(host.need_vm(), ioctl.CAP_STEAL_TIME):
         raise _no("KVM does not keep it", "use a kernel with CONFIG_SCHEDSTATS, as Debian's")
     return "KVM keeps it"
@@ -148,12 +149,12 @@ def _stolen_time(host: Host) -> str:
 # -- BPF --
 
 
-def _libbpf(host: Host) -> str:
+def _libbpf(host: Opened) -> str:
     return f"version {bpf.version()}"
 
 
-def _kernel_has(need: Need) -> Callable[[Host], str]:
-    def ask(host: Host) -> str:
+def _kernel_has(need: Need) -> Callable[[Opened], str]:
+    def ask(host: Opened) -> str:
         try:
             with _absent(f"the kernel has no {need.what}", need.remedy):
                 there = need.there()
@@ -169,7 +170,7 @@ def _kernel_has(need: Need) -> Callable[[Host], str]:
     return ask
 
 
-def _publisher(host: Host) -> str:
+def _publisher(host: Opened) -> str:
     if not OBJECT.exists():
         raise _no(f"{OBJECT} is missing", "install pvlock with pip, which compiles it")
     for policy in abi.Policy:
@@ -183,36 +184,36 @@ def _publisher(host: Host) -> str:
 # -- any host --
 
 
-def _page_size(host: Host) -> str:
+def _page_size(host: Opened) -> str:
     return f"{mmap.PAGESIZE >> 10} KiB; any will do"
 
 
-def _cpus(host: Host) -> str:
+def _cpus(host: Opened) -> str:
     return f"this process may use {len(os.sched_getaffinity(0))} of {os.cpu_count()}"
 
 
-QUESTIONS = (
-    Question("arm64 CPU", _architecture),
-    Question("page size", _page_size),
-    Question("host CPUs", _cpus),
-    Question("KVM", _device),
-    Question("VM", _vm),
-    Question("GICv3", _gic),
+REQUIREMENTS = (
+    Requirement("arm64 CPU", _architecture),
+    Requirement("page size", _page_size),
+    Requirement("host CPUs", _cpus),
+    Requirement("KVM", _device),
+    Requirement("VM", _vm),
+    Requirement("GICv3", _gic),
     _capability("PSCI 0.2", "ARM_PSCI_0_2", ioctl.CAP_ARM_PSCI_0_2),
     _capability("read-only memory slots", "READONLY_MEM", ioctl.CAP_READONLY_MEM),
     _capability("stores without syndrome", "ARM_NISV_TO_USER", ioctl.CAP_ARM_NISV_TO_USER),
     _capability("injected aborts", "ARM_INJECT_EXT_DABT", ioctl.CAP_ARM_INJECT_EXT_DABT),
     _capability("immediate exit", "IMMEDIATE_EXIT", ioctl.CAP_IMMEDIATE_EXIT),
-    Question("SMCCC filter", _filter),
-    Question(
+    Requirement("SMCCC filter", _filter),
+    Requirement(
         "PV-lock's two calls",
         _forwarded(abi.PV_LOCK_FEATURES, 2, "keeps them for itself", "use a kernel that does not"),
     ),
-    Question("libbpf", _libbpf),
-    *(Question(need.what, _kernel_has(need)) for need in NEEDS),
-    Question("publisher of `preempted`", _publisher),
-    Question("stolen time", _stolen_time, needed=False),
-    Question(
+    Requirement("libbpf", _libbpf),
+    *(Requirement(need.what, _kernel_has(need)) for need in NEEDS),
+    Requirement("publisher of `preempted`", _publisher),
+    Requirement("stolen time", _stolen_time, needed=False),
+    Requirement(
         "SMCCC_ARCH_FEATURES",
         _forwarded(
             abi.SMCCC_ARCH_FEATURES,

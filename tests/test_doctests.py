@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The examples in the docstrings of what people script."""
+
+import doctest
+import importlib
+
+import pytest
+
+MODULES = {
+    "pvlock.duration": 1,
+    "pvlock.host": 5,
+    "pvlock.machine": 2,
+    "pvlock.sweep.grid": 1,
+    "pvlock.workload": 1,
+}
+"""The modules that have examples, and how many docstrings of each at least."""
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name: str) -> None:
+    module = importlib.import_module(name)
+    tests = [test for test in doctest.DocTestFinder().find(module) if test.examples]
+    assert len(tests) >= MODULES[name]
+    for test in tests:
+        said: list[str] = []
+        failed, _ = doctest.DocTestRunner().run(test, out=said.append)
+        assert not failed, "".join(said)
