@@ -2,14 +2,18 @@
 """`pvlock run --input FILE`: a session with a guest that is a part of the run."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from asm import assemble
 from pvlock import Machine, SystemEvent, image
 from pvlock.cli import guest_run
+from pvlock.engines.contract import Counter, Live, Usage
 from pvlock.errors import GuestStalled, InputError
 from pvlock.keyboard import Keyboard, parse
 from test_boot import linux
@@ -55,33 +59,6 @@ SLEEP = """
     str w1, [x2]
 1:  wfi
     b 1b
-"""
-ASLEEP = """
-    // The interrupt of the console wakes VCPU 0: enabled in the GIC and in the PL011.
-    mov x2, #0x09000000
-    ldr x3, =0x08000000
-    mov w1, #0x12
-    str w1, [x3]
-    mov w1, #2
-    str w1, [x3, #0x104]
-    str w1, [x3, #0x84]
-    ldr x4, =0x080a0000
-    str wzr, [x4, #0x14]
-    mov x1, #1
-    msr s3_0_c12_c12_7, x1
-    mov x1, #0xf0
-    msr s3_0_c4_c6_0, x1
-    mov w1, #0x10
-    str w1, [x2, #0x38]
-    mov w1, #'>'
-    str w1, [x2]
-1:  wfi
-    ldr w1, [x2, #0x18]
-    tbnz w1, #4, 1b
-    ldr w1, [x2]
-    str w1, [x2]
-    ldr w0, =0x84000008
-    hvc #0
 """
 
 
@@ -148,9 +125,114 @@ def test_a_guest_that_sleeps_for_ever() -> None:
         play(guest, 'wait ">"')
 
 
+class Sleeper:
+    """What run() uses of a machine whose guest sleeps until something is typed."""
+
+    def __init__(self, output: guest_run.Output, answers: bool) -> None:
+        self.engine = SimpleNamespace(step_ns=0)
+        self.console = self
+        self._output, self._answers = output, answers
+        self._typed = b""
+        self._printed = False
+
+    def __enter__(self) -> "Sleeper":
+        return self
+
+    def __exit__(self, *_args: object) -> None:
+        pass
+
+    def load(self, *_args: object) -> None:
+        pass
+
+    def usage(self) -> Usage:
+        return Usage(1234, 0, ())
+
+    def receive(self, data: bytes) -> int:
+        self._typed += data
+        return 0
+
+    def run(self, _until_ns: int) -> SystemEvent | None:
+        if not self._printed:
+            self._printed = True
+            self._output(b">")
+        if not (self._typed and self._answers):
+            raise GuestStalled("asleep")
+        self._output(self._typed)
+        return SystemEvent.OFF
+
+
 def test_what_is_typed_wakes_a_guest_that_nothing_else_would() -> None:
-    seen, event = play(image.parse(assemble(ASLEEP), "asleep"), 'wait ">"\ntype "k"')
-    assert (seen, event) == (b">k", SystemEvent.OFF)
+    def run(answers: bool, script: str) -> bytes:
+        seen = bytearray()
+
+        def create(output: guest_run.Output) -> Machine:
+            return cast(Machine, Sleeper(output, answers))
+
+        keys = Keyboard(parse(script, "s"))
+        guest_run.run(create, echo(), None, seen.extend, None, keyboard=keys)
+        return bytes(seen)
+
+    assert run(True, 'wait ">"\ntype "k"\nwait "k"') == b">k"
+    with pytest.raises(InputError, match=r"^s:3: the guest fell asleep for ever before \"k\""):
+        run(False, 'wait ">"\ntype "k"\nwait "k"')
+    with pytest.raises(GuestStalled):
+        run(False, 'wait ">"\ntype "k"')
+
+
+class LiveEngine:
+    """What makes an engine Live."""
+
+    counter = Counter(10**9)
+    skew_ns, ring_events, lost_switches, collect = 0, 2, (), None
+
+    def take_switches(self) -> bytes:
+        return b""
+
+
+class LiveMachine(Sleeper):
+    """A machine in the host's time, whose guest prints and reads while run() goes on."""
+
+    def __init__(self, output: guest_run.Output, answers: bool) -> None:
+        super().__init__(output, answers)
+        self.engine = LiveEngine()  # type: ignore[assignment]
+        self.runs = 0
+
+    def run(self, until_ns: int) -> SystemEvent | None:
+        self.runs += 1
+        if not self._printed:
+            self._printed = True
+            for word in (b">", b"login:"):
+                self._output(word)
+        if self._typed and self._answers:
+            self._output(self._typed)
+            return SystemEvent.OFF
+        time.sleep(0.01)
+        return None
+
+
+def test_in_the_host_s_time_it_types_at_once_and_is_patient_by_the_clock() -> None:
+    machines: list[LiveMachine] = []
+
+    def run(answers: bool, script: str) -> bytes:
+        seen = bytearray()
+
+        def create(output: guest_run.Output) -> Machine:
+            machines.append(LiveMachine(output, answers))
+            assert isinstance(machines[-1].engine, Live)
+            return cast(Machine, machines[-1])
+
+        keys = Keyboard(parse(script, "s"))
+        guest_run.run(create, echo(), None, seen.extend, 10**12, keyboard=keys)
+        return bytes(seen)
+
+    script = 'wait "login:"\ntype "k"\nwait "k" within 100ms'
+    assert run(True, script) == b">login:k"
+    assert machines[0].runs == 1
+    begin = time.monotonic()
+    with pytest.raises(InputError, match=r"^s:3: the guest did not print \"k\" within 0.1 s"):
+        run(False, script)
+    assert time.monotonic() - begin >= 0.1
+    assert machines[1].runs > 1
 
 
 # -- the command --
@@ -170,7 +252,7 @@ def session(tmp_path: Path) -> Callable[..., Done]:
     return run
 
 
-LINES = "".join(f'wait ">"\ntype "{word}\\n"\n' for word in ("one", "two", "three", "four"))
+LINES = "".join(f'wait ">"\ntype "{word}\\n"\n' for word in ("one", "two", "six", "ten"))
 
 
 def test_a_session_repeats_to_the_byte(session: Callable[..., Done], tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ _LAST_LINES = 12
 _LONGEST_LINE = 1024
 _STEPS = 100
 _STEP_NS = 10_000_000
+_LIVE_STEP_NS = 500_000_000
 
 
 class PanicWatch:
@@ -131,11 +132,17 @@ def _step(machine: Machine, now: int, typist: Typist | None) -> SystemEvent | No
 
 
 def _run_live(machine: Machine, limit_ns: int, typist: Typist | None) -> SystemEvent | None:
+    """Run without a stop; but look now and then whether words are overdue, while any are awaited.
+
+    What is typed next is typed from within run(), and then other words may be due sooner.
+    """
+    now = 0
     while True:
+        awaited = False
         if typist is not None:
             typist.type(typist.now_ns)
-        deadline = None if typist is None else typist.deadline_ns
-        until = limit_ns if deadline is None else min(deadline, limit_ns)
-        event = machine.run(until)
-        if event is not None or until == limit_ns:
+            awaited = typist.waits
+        now = min(now + _LIVE_STEP_NS, limit_ns) if awaited else limit_ns
+        event = machine.run(now)
+        if event is not None or now == limit_ns:
             return event

@@ -55,7 +55,6 @@ class Typist:
         return time.monotonic_ns() - self._host_ns
 
     @property
-    def deadline_ns(self) -> int | None:
-        """When awaited words are overdue, from when the machine began; None: none are awaited."""
-        deadline = self._keyboard.deadline_ns
-        return None if deadline is None else deadline - self._began_ns
+    def waits(self) -> bool:
+        """Whether words are awaited, which may be overdue one day."""
+        return self._keyboard.deadline_ns is not None
