@@ -2,6 +2,8 @@
 """`pvlock run --input FILE`: a session with a guest that is a part of the run."""
 
 import json
+import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from asm import assemble
 from pvlock import Machine, SystemEvent, image
 from pvlock.cli import guest_run
+from pvlock.cli.terminal import Terminal
 from pvlock.engines.contract import Counter, Live, Usage
 from pvlock.errors import GuestStalled, InputError
 from pvlock.keyboard import Keyboard, parse
@@ -233,6 +236,22 @@ def test_in_the_host_s_time_it_types_at_once_and_is_patient_by_the_clock() -> No
         run(False, script)
     assert time.monotonic() - begin >= 0.1
     assert machines[1].runs > 1
+
+
+def test_whoever_is_at_the_terminal_does_not_type_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out, into = os.pipe()
+    monkeypatch.setattr(sys, "stdin", os.fdopen(out))
+    os.write(into, b"typed")
+    os.close(into)
+    path = tmp_path / "screen"
+    with path.open("wb") as screen:
+        terminal = Terminal(screen)
+        with terminal.attached(None):
+            terminal.output(b"shown")
+    assert path.read_bytes() == b"shown"
+    assert sys.stdin.read() == "typed"
 
 
 # -- the command --
