@@ -182,7 +182,7 @@ def test_what_is_not_installed_is_named(
 
 @pytest.mark.parametrize("name", ["lz4", "lzo", "lzma", "", "\x1b[31m"])
 def test_other_forms_are_named(name: str) -> None:
-    shown = name if name.isprintable() else "?"
+    shown = name if name and name.isprintable() else "?"
     assert refused(zboot(name, b"x" * 100, 100)) == (
         f"an EFI zboot kernel packed with {shown}; pvlock unpacks gzip, xz and zstd"
     )

@@ -96,7 +96,7 @@ def _zboot(data: Data, name: str) -> _Payload:
     word = named.split(b"\0")[0].decode("ascii", "replace")
     form = _ZBOOT_FORMS.get(word)
     if form is None:
-        shown = word if word.isascii() and word.isprintable() else "?"
+        shown = word if word and word.isascii() and word.isprintable() else "?"
         raise ImageError(
             f"{name}: an EFI zboot kernel packed with {shown}; pvlock unpacks gzip, xz and zstd"
         )
