@@ -309,7 +309,7 @@ def test_dask_gives_the_same_bytes(tmp_path: Path) -> None:
             outputs[name] = out.read_bytes(), done.stdout
         assert outputs["dask"] == outputs["local"]
 
-        broken = Run(True, replace(CELL, guest="idle", vcpus=1000))  # no such machine
+        broken = Run(True, replace(CELL, guest="nonesuch"))
         executor = DaskExecutor(cluster.scheduler_address)
         jobs = [(run, fingerprint.of_code("idle")) for run in (broken, Run(True, CELL))]
         outcomes = dict(executor.run(jobs))
