@@ -3,7 +3,6 @@
 
 import gzip
 import lzma
-import random
 import struct
 import sys
 import tracemalloc
@@ -21,45 +20,13 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+from kernels import header, kernel, xz, zboot, zboot_of, zst
 from pvlock import Machine
 from pvlock.errors import ImageError
 from pvlock.image import Kind, check_granule, opened, packed, parse
-from test_image import linux
 
 ARM64_FILTER = 0x0A
 UNKNOWN_FILTER = 0x3E
-
-
-def kernel(size: int = 3 << 20, image_size: int = 4 << 20, flags: int = 0b1010) -> bytes:
-    """An Image of `size` bytes, some of which hardly compress."""
-    noise = random.Random(size).randbytes(min(size // 4, 1 << 20))
-    return (linux(image_size=image_size, flags=flags)[:64] + noise).ljust(size, b"\x1f")
-
-
-def xz(data: bytes) -> bytes:
-    return lzma.compress(data, check=lzma.CHECK_CRC32)
-
-
-def zst(data: bytes) -> bytes:
-    # The program zstd, with which kernels are packed, adds a checksum.
-    parameter = zstd.CompressionParameter
-    options: dict[int, int] = {parameter.compression_level: 9, parameter.checksum_flag: 1}
-    return bytes(zstd.compress(data, options=options))
-
-
-def zboot(form: str, payload: bytes, declared: int | None = None, offset: int = 0x1000) -> bytes:
-    """An EFI zboot kernel, as drivers/firmware/efi/libstub/zboot-header.S in Linux lays it out."""
-    head = struct.pack(
-        "<4s4sII8x32sII", b"MZ\0\0", b"zimg", offset, len(payload), form.encode(), 0x818223CD, 64
-    )
-    tail = b"" if declared is None else struct.pack("<I", declared)
-    return head.ljust(offset, b"\0") + payload + tail + bytes(512)
-
-
-def zboot_of(form: str, data: bytes) -> bytes:
-    if form == "gzip":
-        return zboot(form, gzip.compress(data))
-    return zboot(form, (xz if form.startswith("xz") else zst)(data), len(data))
 
 
 FORMS: dict[str, Callable[[bytes], bytes]] = {
@@ -124,7 +91,7 @@ def with_filter(number: int, data: bytes) -> bytes:
 
 def without_branches(size: int) -> bytes:
     """A kernel in which the filter for ARM64 finds nothing: no BL and no ADRP."""
-    return linux(image_size=4 << 20)[:64].ljust(size, b"\x11")
+    return header(image_size=4 << 20).ljust(size, b"\x11")
 
 
 def test_xz_with_the_filter_for_arm64() -> None:
@@ -357,7 +324,7 @@ def test_random_streams(magic: bytes, rest: bytes) -> None:
     ("flags", "expected"), [(0, None), (0b010, 4096), (0b100, 16384), (0b1110, 65536)]
 )
 def test_page_size(flags: int, expected: int | None) -> None:
-    assert parse(linux(flags=flags), "Image").page_size == expected
+    assert parse(kernel(0x1000, flags=flags), "Image").page_size == expected
 
 
 @pytest.mark.parametrize(
@@ -371,7 +338,7 @@ def test_page_size(flags: int, expected: int | None) -> None:
 )
 def test_a_granule_that_the_cpu_does_not_have(page_size: int, mmfr0: int, has: str) -> None:
     flags = {4 << 10: 0b010, 16 << 10: 0b100, 64 << 10: 0b110}[page_size]
-    image = parse(linux(flags=flags), "Image")
+    image = parse(kernel(0x1000, flags=flags), "Image")
     with pytest.raises(ImageError) as caught:
         check_granule(image, mmfr0)
     assert str(caught.value) == (
@@ -382,15 +349,15 @@ def test_a_granule_that_the_cpu_does_not_have(page_size: int, mmfr0: int, has: s
 
 @pytest.mark.parametrize("flags", [0, 0b010, 0b110])
 def test_a_granule_that_the_cpu_has(flags: int) -> None:
-    check_granule(parse(linux(flags=flags), "Image"), 0x0000_1124)
+    check_granule(parse(kernel(0x1000, flags=flags), "Image"), 0x0000_1124)
 
 
 def test_the_emulator_s_cpu_says_which_granules_it_has() -> None:
     with Machine(1, engine="emulator") as machine, pytest.raises(ImageError, match="of 16 KiB"):
-        machine.load(linux(flags=0b100))
+        machine.load(kernel(0x1000, flags=0b100))
     for flags in (0b010, 0b110):
         with Machine(1, engine="emulator") as machine:
-            machine.load(linux(flags=flags))
+            machine.load(kernel(0x1000, flags=flags))
 
 
 def test_an_initrd_larger_than_memory_says_what_is_needed() -> None:
@@ -401,7 +368,7 @@ def test_an_initrd_larger_than_memory_says_what_is_needed() -> None:
     )
     with Machine(1, engine="emulator", ram_size=8 << 20) as machine:
         with pytest.raises(ImageError) as caught:
-            machine.load(linux(image_size=4 << 20), bytes(size))
+            machine.load(kernel(0x1000), bytes(size))
         assert str(caught.value) == message
     with Machine(1, engine="emulator", ram_size=14 << 20) as machine:
-        machine.load(linux(image_size=4 << 20), bytes(size))
+        machine.load(kernel(0x1000), bytes(size))

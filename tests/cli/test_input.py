@@ -19,7 +19,6 @@ from pvlock.cli.terminal import Terminal
 from pvlock.engines.contract import Counter, Live, Usage
 from pvlock.errors import GuestStalled, InputError
 from pvlock.keyboard import Keyboard, parse
-from test_boot import linux
 from test_cli import Done, complaint, pvlock
 
 # It echoes what it reads, and behind each line prints the low byte of the counter, as two of 16
@@ -76,6 +75,12 @@ def play(
     keys = Keyboard(parse(script, "s"))
     event, _ = guest_run.run(create, guest, None, seen.extend, limit_ns, keyboard=keys)
     return bytes(seen), event
+
+
+def linux(code: str) -> image.Image:
+    """A Linux Image whose kernel is `code`."""
+    (body,) = (part.data for part in image.parse(assemble(code), "tiny").segments)
+    return image.Image("tiny", image.Kind.LINUX, 0, (image.Segment(0, body, len(body)),), 2 << 20)
 
 
 def echo() -> image.Image:
