@@ -5,6 +5,7 @@ PvlockError
 ├── ConfigError            an option or argument that makes no sense
 ├── ImageError             a file that is no guest, or does not fit
 ├── LogError               a console log that is no whole report of the conformance guest
+├── InputError             words that a script of typed input awaits did not come
 ├── MemoryAccessError      an access outside the memory slots of the guest
 ├── StateError             a call that the object's state does not allow
 ├── TraceError             a trace that cannot be read, or made sense of
@@ -19,7 +20,7 @@ PvlockError
 
 
 class PvlockError(Exception):
-    """Root of all errors below; its text is a line (GuestPanicked: several) to act on."""
+    """Root of all errors below; its text is a line to act on, or that and a guest's last lines."""
 
 
 class ConfigError(PvlockError):
@@ -32,6 +33,15 @@ class ImageError(PvlockError):
 
 class LogError(PvlockError):
     """A console log is not a whole and consistent report of the conformance guest."""
+
+
+class InputError(PvlockError):
+    """A guest did not go along with a script of typed input: `what`, and its `last_lines`."""
+
+    def __init__(self, what: str, last_lines: tuple[str, ...]) -> None:
+        words = "its last lines:" if last_lines else "it printed nothing"
+        super().__init__("\n  ".join((f"{what}; {words}", *last_lines)))
+        self.what, self.last_lines = what, last_lines
 
 
 class MemoryAccessError(PvlockError):

@@ -216,6 +216,8 @@ class Machine:
                 return self.load(opened, initrd)
         if isinstance(guest, bytes):
             guest = image.parse(guest, "guest")
+        if guest.page_size is not None:
+            image.check_granule(guest, self.vcpus[0].get("id_aa64mmfr0_el1"))
         loaded = image.load(guest, self.memory, memory_map.RAM_BASE)
         dtb = self._ram.end - _DTB_ROOM
         if loaded.end > dtb:
@@ -224,7 +226,7 @@ class Machine:
         if initrd:
             disk = dtb - len(initrd) & -mmap.PAGESIZE, len(initrd)
             if disk[0] < loaded.end:
-                raise ImageError(f"{guest.name}: leaves no room for an initrd of {disk[1]} bytes")
+                raise ImageError(self._no_room(len(initrd), loaded))
             self.memory.write(disk[0], initrd, "initrd")
         self.memory.write(dtb, self._device_tree(disk), "device tree")
         self._loaded = True
@@ -323,6 +325,14 @@ class Machine:
         assert ipa is not None
         self.engine.publish_at(vcpu, ipa)
 
+    def _no_room(self, initrd: int, loaded: image.Loaded) -> str:
+        kernel = loaded.end - self._ram.base
+        needed = -(-(kernel + initrd + mmap.PAGESIZE + _DTB_ROOM) >> 20)
+        return (
+            f"an initrd of {_mib(initrd)} does not fit into RAM of {_mib(self._ram.size)} "
+            f"beside a kernel of {_mib(kernel)}: give it {needed + needed % 2} MiB (--memory)"
+        )
+
     def _place_structures(self, pvlock: bool) -> None:
         count = len(self.vcpus)
         for index, ipa in enumerate(layout(memory_map.STOLEN_TIME_BASE, count)):
@@ -375,6 +385,10 @@ def _recorder_class() -> "type[Recorder]":
 def _check(name: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         raise ConfigError(f"{name}: {value} is not between {low} and {high}")
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):.1f} MiB"
 
 
 def _check_script(config: EngineConfig) -> None:

@@ -5,6 +5,7 @@ PVLOCK_LINUX names a folder with its Image and an initrd whose /init starts a sh
 in the lab it is /guest.
 """
 
+import gzip
 import os
 import re
 import selectors
@@ -110,6 +111,29 @@ def _converse(session: Session) -> None:
     assert "pvlock: guest off after" in session.text
 
 
+SCRIPT = r"""
+wait "~ # " within 240s
+type "echo $((6 * 7))\n"
+wait "\n42\r\n" within 60s
+wait "~ # " within 60s
+type "poweroff -f\n"
+"""
+
+
+def test_a_packed_kernel_and_a_session_by_script(nothing_left: None, tmp_path: Path) -> None:
+    kernel, script = tmp_path / "vmlinuz", tmp_path / "keys"
+    kernel.write_bytes(gzip.compress(KERNEL.read_bytes(), 1))
+    script.write_text(SCRIPT)
+    options = ("--kernel", str(kernel), "--initrd", str(INITRD), "--vcpus", "2")
+    with Session(*options, "--append", "console=ttyAMA0 quiet", "--input", str(script)) as session:
+        assert session.end(BOOT_SECONDS) == 0, session.text
+        assert "pvlock: guest off after" in session.text
+    script.write_text('wait "never" within 2s')
+    with Session(*options, "--append", "console=ttyAMA0", "--input", str(script)) as session:
+        assert session.end(BOOT_SECONDS) == 1, session.text
+    assert f'pvlock: {script}:1: the guest did not print "never" within 2 s' in session.text
+
+
 def test_a_panic_ends_the_run(nothing_left: None) -> None:
     with Session(
         *("--kernel", str(KERNEL), "--initrd", str(INITRD), "--vcpus", "1"),
@@ -125,7 +149,7 @@ def test_a_panic_ends_the_run(nothing_left: None) -> None:
 @pytest.mark.parametrize(
     ("kernel", "initrd", "words"),
     [
-        (b"MZ", None, "neither an ELF file nor a Linux arm64 Image"),
+        (b"MZ", None, "neither an ELF file nor a Linux arm64 kernel"),
         (..., b"\x1f\x8b\x08\x00", "a gzip file that is cut off"),
         (..., b"not an archive", "neither a cpio archive nor a compressed one"),
         (slice(0, -4096), None, "is cut off"),

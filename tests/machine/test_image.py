@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """image.py: what loads, where it goes, and one ImageError for everything that does not."""
 
-import gzip
 import struct
 from collections.abc import Sequence
 
@@ -130,9 +129,7 @@ def test_linux_image_needs_2_mib_alignment(memory: GuestMemory) -> None:
     ("data", "message"),
     [
         (b"", "an empty file"),
-        (b"#!/bin/sh\n", "neither an ELF file nor a Linux arm64 Image"),
-        (gzip.compress(linux(), mtime=0), "gunzip"),
-        (b"MZ\0\0zimg" + bytes(100), "zboot"),
+        (b"#!/bin/sh\n", "neither an ELF file nor a Linux arm64 kernel"),
         (linux()[:60], "cut off"),
         (linux(flags=1), "big-endian Linux Image"),
         (linux(text_offset=1), "not 4-byte aligned"),

@@ -28,7 +28,8 @@ class FileOptions:
     `limit_ns` is the guest time that the file may take (None: any). The other fields have the names
     of options of `pvlock run`, which fill them: `append` are the boot arguments, and `memory_mib`
     None is what suits the kind of file. `initrd` and `no_reboot` concern Linux only: the initial
-    RAM disk, and whether a reset ends the run instead of booting the kernel again.
+    RAM disk, and whether a reset ends the run instead of booting the kernel again. `input_from` is
+    a script that types at the guest (pvlock.keyboard), instead of whoever is at the terminal.
     """
 
     engine: str
@@ -38,17 +39,21 @@ class FileOptions:
     memory_mib: int | None = None
     initrd: str | None = None
     no_reboot: bool = False
+    input_from: str | None = None
 
 
 def run_file(
     guest: Image, host: Host, options: FileOptions, json_to: str | None, trace_to: str | None
 ) -> None:
     """Run `guest` on `host`, its console on our standard output. Raises PvlockError."""
+    from pvlock import keyboard
     from pvlock.cli import guest_run
     from pvlock.cli import initrd as archive
     from pvlock.cli.terminal import Terminal
+    from pvlock.keyboard import Keyboard
 
     write = json_writer(json_to)
+    keys = Keyboard(keyboard.read(options.input_from)) if options.input_from else None
     files = TraceFiles(trace_to, [""]) if trace_to else None
     terminal = Terminal(sys.stderr.buffer if json_to == "-" else sys.stdout.buffer)
     linux = guest.kind is Kind.LINUX
@@ -67,7 +72,7 @@ def run_file(
         )  # fmt: skip
 
     def attach(machine: Machine) -> contextlib.AbstractContextManager[None]:
-        receive = machine.console.receive
+        receive = machine.console.receive if keys is None else None
         return terminal.attached(receive) if linux else contextlib.nullcontext()
 
     def finished(machine: Machine) -> None:
@@ -79,7 +84,7 @@ def run_file(
         try:
             event, usage = guest_run.run(
                 create, guest, disk, output, options.limit_ns,
-                reboot=not options.no_reboot, attach=attach, finished=finished,
+                reboot=not options.no_reboot, keyboard=keys, attach=attach, finished=finished,
             )  # fmt: skip
         finally:
             terminal.flush()

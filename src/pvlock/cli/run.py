@@ -66,6 +66,13 @@ def _option(kinds: GuestKind, *names: str, **attributes: Any) -> Callable[..., A
 )
 @_option(GuestKind.LINUX, "--initrd", metavar="FILE", help="Its initial RAM disk.")
 @_option(GuestKind.LINUX, "--no-reboot", is_flag=True, help="Its reboot ends the run.")
+@_option(
+    GuestKind.FILE,
+    "--input",
+    "input_from",
+    metavar="FILE",
+    help="Type what the script FILE says, when the console says what it waits for.",
+)
 @click.option("--json", "json_to", metavar="FILE|-", help="Write the results as JSON.")
 @click.option(
     "--trace",

@@ -91,16 +91,21 @@ class Terminal:
                 self._unshown.clear()
 
     @contextlib.contextmanager
-    def attached(self, receive: Callable[[bytes], int]) -> Iterator[None]:
-        """Give what arrives on the standard input to `receive`, until the block ends.
+    def attached(self, receive: Callable[[bytes], int] | None) -> Iterator[None]:
+        """Give what arrives on the standard input to `receive`, until the block ends; None: nobody.
 
         `receive` returns how much the guest has not read. A terminal is raw meanwhile: Ctrl-C goes
         to the guest, and Ctrl-A x is this process's Ctrl-C. The end of the input ends nothing.
         """
-        fd = None if sys.stdin is None or sys.stdin.closed else sys.stdin.fileno()
+        fd = None
+        if receive is not None and sys.stdin is not None and not sys.stdin.closed:
+            fd = sys.stdin.fileno()
         woken, self._wake = os.pipe()
         thread = threading.Thread(
-            target=self._pump, args=(fd, woken, receive), name="pvlock-terminal", daemon=True
+            target=self._pump,
+            args=(fd, woken, receive or _nobody),
+            name="pvlock-terminal",
+            daemon=True,
         )
         with _raw(fd):
             thread.start()
@@ -147,6 +152,10 @@ class Terminal:
                 if leave:
                     signal.raise_signal(signal.SIGINT)
                     return
+
+
+def _nobody(_data: bytes) -> int:
+    return 0
 
 
 def _read(fd: int) -> bytes:

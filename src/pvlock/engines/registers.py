@@ -8,6 +8,7 @@ def key(op0: int, op1: int, crn: int, crm: int, op2: int) -> int:
 
 
 SYSTEM_REGISTERS = {
+    "id_aa64mmfr0_el1": key(3, 0, 0, 7, 0),
     "sctlr_el1": key(3, 0, 1, 0, 0),
     "cpacr_el1": key(3, 0, 1, 0, 2),
     "ttbr0_el1": key(3, 0, 2, 0, 0),
