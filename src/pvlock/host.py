@@ -195,6 +195,15 @@ class Host:
             simulated=True,
         ),
     )
+    pauth: bool = field(
+        default=False,
+        metadata=choice(
+            "pauth",
+            "Is pointer authentication offered? Kernels that use it run slower then.",
+            {"off": False, "on": True},
+            simulated=True,
+        ),
+    )
     exit_ns: int = field(
         default=1_000,
         metadata=time(

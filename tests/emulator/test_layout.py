@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Python restates structures of native/emulator.h: a difference in any field is an error at start."""
+"""Python restates structures of native/emulator.h: any field that differs is an error at start."""
 
 import ctypes as c
 import re

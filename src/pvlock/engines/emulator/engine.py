@@ -2,6 +2,7 @@
 """The emulator engine as its users see it: starts a worker process and talks to it."""
 
 import base64
+import collections
 import ctypes as c
 import os
 import signal
@@ -55,6 +56,8 @@ class EmulatorEngine:
         self._killed = ""
         self.skew_ns = config.quantum_ns + config.exit_ns + config.switch_ns
         self._recorded = bytearray()
+        # Whoever types tells of it from a thread of his own.
+        self._told: collections.deque[list[Any]] = collections.deque()
         self._state = anonymous_slot(0, state_size(config.vcpus), "vcpus")
         self._last_words = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the worker lives
         ours, theirs = socket.socketpair()
@@ -126,6 +129,14 @@ class EmulatorEngine:
         """See contract.Engine."""
         self._call(["stolen_time_at", vcpu, ipa])
 
+    def set_line(self, interrupt: int, level: bool) -> None:
+        """See contract.Interrupting. The worker hears of it with what is said to it next."""
+        self._told.append(["line", interrupt, level])
+
+    def show(self, ipa: int, page: bytes | None) -> None:
+        """See contract.Showing. Reads still leave the guest, but are answered by the worker."""
+        self._told.append(["page", ipa, None if page is None else page.hex()])
+
     def run(self, handler: Handler, until_ns: int) -> SystemEvent | None:
         """See contract.Engine."""
         event = self._call(["run", until_ns], handler)
@@ -178,7 +189,7 @@ class EmulatorEngine:
         if self._channel is None:
             raise StateError("the emulator", "closed", "open")
         try:
-            self._channel.send(request)
+            self._send(request)
             while True:
                 self._watch()
                 answer = self._channel.receive()
@@ -189,10 +200,18 @@ class EmulatorEngine:
                 if "error" in answer:
                     error = _error(answer["error"])
                     break
-                self._channel.send(_answer(handler, answer))
+                self._send(_answer(handler, answer))
         except (EOFError, ConnectionError):
             raise self._post_mortem() from None
         raise error
+
+    def _send(self, value: Any) -> None:
+        """Send a request or an answer, and with it what devices have told since the last one."""
+        assert self._channel is not None
+        told = []
+        while self._told:
+            told.append(self._told.popleft())
+        self._channel.send({"value": value, "told": told})
 
     def _watch(self) -> None:
         """Wait for the worker's answer, and kill it if it does not get on: Unicorn is in a loop."""

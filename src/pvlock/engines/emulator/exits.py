@@ -10,7 +10,7 @@ would be charged to the VCPU that runs next.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pvlock.engines.contract import EngineConfig, SystemEvent
@@ -22,6 +22,7 @@ from pvlock.engines.emulator.vcpu import EmulatedVcpu, Exit
 from pvlock.errors import GuestFault
 from pvlock.memory_map import GICD_BASE, GICD_SIZE, GICR_BASE, GICR_STRIDE
 
+_PAGE = 4096
 # ESR_ELx.ISS of a data abort.
 _ISV, _WNR, _S1PTW, _CM = 1 << 24, 1 << 6, 1 << 7, 1 << 8
 
@@ -59,6 +60,8 @@ class Exits:
     psci: psci.Psci
     ask: Ask
     post: Post
+    shown: dict[int, bytes | None] = field(default_factory=dict)
+    """Pages of devices whose reads have no effect at the moment, by IPA."""
 
     def answer(self, cpu: int, vcpu: EmulatedVcpu, reason: Exit) -> None:
         """Answer the exit of `vcpu`, which is on `cpu`, and charge the CPU for it.
@@ -154,6 +157,9 @@ class Exits:
             return self.gic.distributor_read(ipa - GICD_BASE, size)
         if 0 <= ipa - GICR_BASE < GICR_STRIDE * self.config.vcpus:
             return self.gic.redistributor_read(ipa - GICR_BASE, size)
+        page, offset = self.shown.get(ipa & ~(_PAGE - 1)), ipa & (_PAGE - 1)
+        if page is not None:
+            return int.from_bytes(page[offset : offset + size], "little")
         value = self.ask(vcpu, "mmio_read", [ipa, size])
         return None if value is None else int(value)
 

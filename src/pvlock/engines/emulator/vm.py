@@ -101,8 +101,9 @@ class Vm:
         vm.vcpus, vm.count, vm.gic = c.addressof(self._pointers), config.vcpus, self.gic.handle
         vm.exception_ns, vm.maintenance_ns = EXCEPTION_NS, MAINTENANCE_NS
         vm.exit_ns, vm.sysreg_ns = config.exit_ns, SYSREG_NS
+        vm.pauth = config.pauth
         self._slots = (SlotState * len(memory.slots))(
-            *((ipa, size, address, readonly) for ipa, size, readonly, address in memory.slots)
+            *(SlotState(ipa, size, address, ro) for ipa, size, ro, address in memory.slots)
         )
         vm.slots, vm.slot_count = c.addressof(self._slots), len(memory.slots)
         for index, state in enumerate(states):
@@ -189,6 +190,10 @@ class Vm:
             else:
                 self._exit(cpu)
         return self.event
+
+    def show(self, ipa: int, page: bytes | None) -> None:
+        """Answer reads of the device page at `ipa` from `page` from now on; None: ask again."""
+        self._exits.shown[ipa] = page
 
     @property
     def exits(self) -> dict[str, int]:
