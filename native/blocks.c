@@ -95,10 +95,11 @@ static void trap_wfe_to_el1(struct vcpu *v)
 }
 
 /*
- * Do what instructions of the block before mean; true: the VCPU does not go on with this block.
- * Its flags may be out of date where code was changed without an IC. Nothing then breaks but time.
+ * Do what instructions within the block that ends here mean; return what is left to do. An
+ * exception may have ended the block before them: then an event is sent that was not, as the
+ * architecture allows.
  */
-static SELDOM bool look_back(struct vcpu *v)
+uint32_t take_flags(struct vcpu *v)
 {
 	uint32_t flags = v->flags;
 
@@ -109,6 +110,17 @@ static SELDOM bool look_back(struct vcpu *v)
 		send_event(v->vm);
 	if (flags & HAS_SEVL)
 		v->event = 1;
+	return flags & (ENDS_IN_WFE | ENDS_IN_ERET);
+}
+
+/*
+ * Do what instructions of the block before mean; true: the VCPU does not go on with this block.
+ * Its flags may be out of date where code was changed without an IC. Nothing then breaks but time.
+ */
+static SELDOM bool look_back(struct vcpu *v)
+{
+	uint32_t flags = take_flags(v);
+
 	if (flags & ENDS_IN_ERET) {
 		v->event = 1;
 		if (env32(v, ENV_PSTATE) & PSTATE_IL) { /* QEMU sets it, and goes on */

@@ -192,6 +192,7 @@ void take_interrupt(struct vcpu *v);
 /* blocks.c */
 void on_block(uc_engine *uc, uint64_t pc, uint32_t size, struct vm *vm);
 void settle(struct vcpu *v, uint64_t pc);
+uint32_t take_flags(struct vcpu *v);
 void leave(struct vcpu *v, enum exit_reason reason);
 void forget_space(struct vcpu *v);
 void forget_code(struct vm *vm);

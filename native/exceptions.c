@@ -92,7 +92,7 @@ void on_exception(uc_engine *uc, uint32_t number, struct vm *vm)
 
 	(void)uc;
 	settle(v, pc);
-	v->flags = 0;
+	take_flags(v);
 	v->esr = e->esr;
 	v->far = e->far;
 	if (e->target_el == 2) {

@@ -59,7 +59,8 @@ target:
 def test_an_illegal_exception_return_reaches_the_guests_vector(
     spsr: int, saved: int | None, eret: str
 ) -> None:
-    end = run(return_with(spsr, eret), registers=("esr_el1", "spsr_el1", "x3"))
+    pauth = eret != "eret"
+    end = run(return_with(spsr, eret), registers=("esr_el1", "spsr_el1", "x3"), pauth=pauth)
     assert (end.event, end.console) == (SystemEvent.OFF, "v")
     if saved is None:
         assert end.registers == {"esr_el1": 0x15 << 26 | 1 << 25, "spsr_el1": spsr, "x3": 1}

@@ -44,7 +44,7 @@ def test_every_field_is_where_c_has_it() -> None:
         ("vcpu", "far", "ipa"),
         ("vcpu", "line", "flush"),
         ("vcpu", "stop", "block"),
-        ("vm", "exit_ns", "can_yield"),
+        ("vm", "can_yield", "exit_ns"),
         ("cpu", "now", "deadline"),
         ("timer", "ctl", "cval"),
         ("seen", "size", "flags"),

@@ -115,7 +115,7 @@ SETUP = """
 
 def registers_after(guest: str, *names: str) -> tuple[list[int], str]:
     """Return registers at SYSTEM_OFF, and the console."""
-    with Machine(1) as machine:
+    with Machine(1, pauth=True) as machine:
         machine.load(assemble(SETUP + guest + "\noff\n" + KEEPING_VECTOR))
         assert machine.run(5_000_000) is SystemEvent.OFF, machine.console.text
         return [machine.vcpus[0].get(name) for name in names], machine.console.text
