@@ -7,9 +7,15 @@ import importlib
 import pytest
 
 MODULES = {
+    "pvlock.attribute": 1,
     "pvlock.duration": 1,
+    "pvlock.engines": 1,
+    "pvlock.engines.contract": 1,
     "pvlock.host": 5,
+    "pvlock.hypercall": 1,
     "pvlock.machine": 2,
+    "pvlock.memory": 1,
+    "pvlock.region": 3,
     "pvlock.sweep.grid": 1,
     "pvlock.workload": 1,
 }
