@@ -29,7 +29,8 @@ _LINUX_HEADER = struct.Struct("<IIQQQ24s4sI")
 _LINUX_MAGIC = b"ARM\x64"
 _LINUX_ALIGNMENT = 2 << 20
 _LINUX_BIG_ENDIAN = 1
-# Kernels before v3.17 leave image_size 0, and their text_offset is of unknown endianness.
+# Kernels before 3.17 (commit a2c1d73b94ed) leave image_size 0, and their text_offset is of unknown
+# endianness.
 _LINUX_OLD_TEXT_OFFSET = 0x8_0000
 
 # An Image is an EFI application too, and only that header says how long the file is.
@@ -54,7 +55,7 @@ class Kind(enum.Enum):
 
 
 Data = bytes | FileBytes
-"""A guest file or a part of one, here or still in its file: a kernel is large."""
+"""A guest file or a part of it, in memory or, since a kernel is large, still in its file."""
 
 
 class Segment(NamedTuple):
@@ -69,8 +70,8 @@ class Segment(NamedTuple):
 class Image:
     """A guest file, checked as far as that goes without a machine.
 
-    `entry` and the segments' addresses are IPAs; unless `kind` is ELF_EXEC they count from where
-    RAM begins, which must be a multiple of `alignment` bytes.
+    `entry` and the segments' addresses are IPAs if `kind` is ELF_EXEC. Otherwise they count from
+    the start of RAM, which must be a multiple of `alignment` bytes.
     """
 
     name: str
@@ -82,7 +83,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Where a guest is: its `entry`, and the first (`start`) and last IPA + 1 (`end`) it takes."""
+    """Where a guest is: its `entry`, its first IPA (`start`) and its last + 1 (`end`)."""
 
     entry: int
     start: int
@@ -101,7 +102,16 @@ def opened(path: str | Path) -> Iterator[Image]:
 
 
 def parse(data: Data, name: str) -> Image:
-    """Read the guest file `data`; `name` is for messages. Raises ImageError, and nothing else."""
+    """Read the guest file `data`; `name` is for messages. Raises ImageError, and nothing else.
+
+    >>> parse(b"\\x1f\\x8b", "Image.gz")
+    Traceback (most recent call last):
+    pvlock.errors.ImageError: Image.gz: compressed with gzip; unpack it with gunzip first
+    >>> from pvlock.workload import image_of
+    >>> image = parse(image_of("mutex"), "mutex")
+    >>> image.kind.value, hex(image.entry)
+    ('ELF executable', '0x40200000')
+    """
     try:
         image = _parse(data, name)
     except OSError as error:
@@ -128,9 +138,17 @@ def _parse(data: Data, name: str) -> Image:
 
 
 def load(image: Image, memory: GuestMemory, ram_base: int) -> Loaded:
-    """Write `image` into the RAM slot that holds `ram_base`, and zero what its files leave out.
+    """Write `image` into the RAM slot that holds `ram_base`; zero the rest of its segments.
 
     Raises ImageError when a segment is not wholly in that slot, and then writes nothing.
+
+    >>> from pvlock.memory import anonymous_slot
+    >>> memory = GuestMemory()
+    >>> memory.add(anonymous_slot(0x4000_0000, 0x1000, "ram"))
+    >>> loop = Segment(0x4000_0000, bytes.fromhex("00000014"), 4)  # B .
+    >>> load(Image("loop", Kind.ELF_EXEC, 0x4000_0000, (loop,)), memory, 0x4000_0000)
+    Loaded(entry=1073741824, start=1073741824, end=1073741828)
+    >>> memory.close()
     """
     base = 0 if image.kind is Kind.ELF_EXEC else ram_base
     if base % image.alignment:
@@ -213,7 +231,7 @@ def _parse_linux(data: Data, name: str) -> Image:
 
 
 def _check_whole(data: Data, name: str) -> None:
-    """Refuse an Image that ends before its own EFI header says; one without is believed."""
+    """Refuse an Image that ends before its own EFI header says. One without header is accepted."""
     try:
         (at,) = struct.unpack("<I", data[_PE_OFFSET : _PE_OFFSET + 4])
         magic, _, sections, optional, _ = _PE_HEADER.unpack(data[at : at + _PE_HEADER.size])
@@ -230,7 +248,7 @@ def _check_whole(data: Data, name: str) -> None:
 
 
 def _parse_elf(data: bytes, name: str) -> Image:
-    # A large library, which a Linux Image does not need.
+    # The library is large, and a Linux Image does not need it.
     from elftools.elf.elffile import ELFFile
 
     elf = ELFFile(io.BytesIO(data))
@@ -257,7 +275,7 @@ def _parse_elf(data: bytes, name: str) -> Image:
 
 
 def _program_headers(elf: "ELFFile", data: bytes, name: str) -> "list[ElfSegment]":
-    # All ranges are checked here, so that reading them later stays within the file.
+    # All ranges are checked here, so that later reads stay within the file.
     start, count = elf["e_phoff"], elf["e_phnum"]
     if count and elf["e_phentsize"] != _PROGRAM_HEADER_SIZE:
         raise ImageError(f"{name}: program headers of {elf['e_phentsize']} bytes, not 56")

@@ -7,17 +7,22 @@ import importlib
 import pytest
 
 MODULES = {
+    "pvlock.abi": 2,
     "pvlock.attribute": 1,
     "pvlock.duration": 1,
     "pvlock.engines": 1,
     "pvlock.engines.contract": 1,
+    "pvlock.fdt": 1,
     "pvlock.host": 5,
     "pvlock.hypercall": 1,
+    "pvlock.image": 2,
     "pvlock.machine": 2,
     "pvlock.memory": 1,
+    "pvlock.pl011": 1,
     "pvlock.region": 3,
+    "pvlock.report": 1,
     "pvlock.sweep.grid": 1,
-    "pvlock.workload": 1,
+    "pvlock.workload": 3,
 }
 """The modules that have examples, and how many docstrings of each at least."""
 

@@ -5,8 +5,8 @@ import errno
 import struct
 
 import pytest
-from asm import words
 
+from asm import words
 from pvlock import Machine, Placement
 from pvlock.errors import ConfigError
 from pvlock.memory import GuestMemory, MemorySlot
