@@ -9,6 +9,13 @@ import pytest
 MODULES = {
     "pvlock.abi": 2,
     "pvlock.attribute": 1,
+    "pvlock.conformance.cases": 2,
+    "pvlock.conformance.outcome": 1,
+    "pvlock.conformance.render": 1,
+    "pvlock.conformance.runner": 1,
+    "pvlock.conformance.schedule": 1,
+    "pvlock.conformance.tap": 1,
+    "pvlock.conformance.userspace": 1,
     "pvlock.duration": 1,
     "pvlock.engines": 1,
     "pvlock.engines.contract": 1,
