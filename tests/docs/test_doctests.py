@@ -28,7 +28,8 @@ MODULES = {
     "pvlock.pl011": 1,
     "pvlock.region": 3,
     "pvlock.report": 1,
-    "pvlock.sweep.grid": 1,
+    "pvlock.sweep.grid": 2,
+    "pvlock.sweep.results": 2,
     "pvlock.workload": 3,
 }
 """The modules that have examples, and how many docstrings of each at least."""
