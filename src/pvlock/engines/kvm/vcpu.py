@@ -179,8 +179,8 @@ class KvmVcpu:
         ioctl.must("inject an abort", self.fd, ioctl.SET_VCPU_EVENTS, events)
 
     def _forget_access(self) -> None:
-        # KVM steps over an MMIO instruction when the VCPU next runs. Before Linux 6.13 (commit
-        # e735a5da6442) it does so even when an abort is pending: the abort would name the next
+        # KVM steps over an MMIO instruction when the VCPU next runs. Before commit e735a5da6442
+        # (Linux 6.13) it does so even when an abort is pending: the abort would name the next
         # instruction, and a load would have changed its register. So we let KVM finish without
         # running the guest, and then put the registers back.
         saved = {name: self.get(name) for name in ("pc", *_GENERAL)}
