@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Turn the cells of docs/results.toml into docs/results.md: every group of cells, and why.
+"""Write docs/results.md from the cells of docs/results.toml: every group of cells, and why.
 
 pvlock sweep docs/results.toml --out cells.csv && python benchmarks/results.py cells.csv
 """
@@ -45,7 +45,7 @@ GUESTS = {
 
 
 def number(row: dict[str, str], column: str) -> float:
-    """Return a column of a cell."""
+    """Return the number in a column of a cell."""
     return float(row[column])
 
 
@@ -58,18 +58,18 @@ def key(row: dict[str, str]) -> Key:
 
 
 def spread(rows: list[dict[str, str]], column: str) -> str:
-    """Return median and range."""
+    """Return the median and the range of a column, as text."""
     values = [number(row, column) for row in rows]
     return f"{statistics.median(values):.3f} ({min(values):.3f}–{max(values):.3f})"
 
 
 def middle(rows: list[dict[str, str]], column: str) -> float:
-    """Return the median."""
+    """Return the median of a column."""
     return statistics.median(number(row, column) for row in rows)
 
 
 def why(rows: list[dict[str, str]]) -> str:
-    """Say in one sentence what goes with the gain, from the figures of the group alone."""
+    """Say in one sentence what comes with the gain, from nothing but the figures of the group."""
     first = rows[0]
     gains = [number(row, "gain") for row in rows]
     gain = statistics.median(gains)
@@ -106,7 +106,7 @@ def why(rows: list[dict[str, str]]) -> str:
 
 
 def table(groups: list[tuple[Key, list[dict[str, str]]]]) -> list[str]:
-    """Return the rows of one guest."""
+    """Return the lines of the table of one guest."""
     lines = [
         "| WFE | cs + think | slice | VCPUs on CPUs | policy | gain | kept | |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
