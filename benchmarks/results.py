@@ -18,19 +18,20 @@ MATTERS = 0.02
 HEAD = """<!-- SPDX-License-Identifier: GPL-2.0-or-later -->
 # Where PV-lock pays, and where it does not
 
-Every cell of [results.toml](results.toml), ten seeds each: median and range. Made again by
+This page has every cell of [results.toml](results.toml): the median and the range of ten seeds.
+These commands write it again:
 
 ```sh
 pvlock sweep docs/results.toml --out cells.csv
 python benchmarks/results.py cells.csv
 ```
 
-All in virtual time on the emulator, where an instruction costs 1 ns, an exit 1 µs and a switch
-3 µs: the same commands give the same figures on any machine, and none of them is a measurement of
-silicon. `gain` is the throughput with PV-lock over that without; `kept` is that with PV-lock over
-the throughput of as many VCPUs as CPUs. The last column says what was measured beside them, from
-medians: the share of the CPUs' time spent spinning (a wait that outlasts the run counts whole, so
-it can exceed 100 %), and switches and sleeps per millisecond of guest time.
+All figures are in virtual time on the emulator, where an instruction costs 1 ns, an exit 1 µs and a
+switch 3 µs. So the same commands give the same figures on any machine, and none of them is a
+measurement of silicon. `gain` is the throughput with PV-lock divided by that without; `kept` is the
+throughput with PV-lock divided by that of as many VCPUs as CPUs. The last column has medians of
+other measurements: the share of the CPUs' time that was spent spinning (a wait that outlasts the
+run counts in full, so it can exceed 100 %), and switches and sleeps per millisecond of guest time.
 
 """
 
