@@ -295,7 +295,7 @@ def _program_headers(elf: "ELFFile", data: bytes, name: str) -> "list[ElfSegment
 
 
 def _refuse_loader(header: "ElfSegment", name: str) -> None:
-    """Refuse what only a dynamic loader could run: there is none below a guest."""
+    """Refuse a file that needs a dynamic loader, since a guest has none."""
     if header["p_type"] == "PT_INTERP":
         raise ImageError(f"{name}: needs a dynamic loader; link it statically")
     if header["p_type"] != "PT_DYNAMIC":

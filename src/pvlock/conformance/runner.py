@@ -30,7 +30,7 @@ _LIMIT_PER_VCPU_NS = 100_000_000
 _OBSERVE_MS = 20
 """How long the guest watches flags on the emulator."""
 _OBSERVE_REAL_MS = 500
-"""How long it watches them on a real host, whose scheduler may take its time."""
+"""How long the guest watches flags on a real host, whose scheduler may take its time."""
 _ALWAYS = frozenset({"SMCCC", "TIME", "LSE", "GIC"})
 """What a machine has whether PV-lock is on or off."""
 _FOUND_OUT = frozenset({"OVERCOMMIT", "STALE", "LSE", "BLOCKS", "PARALLEL"})

@@ -91,7 +91,7 @@ class Ready:
 
 
 SWITCH = struct.Struct("<qiHH")
-"""A Switch or a Ready, packed: time in ns, VCPU, CPU (0 for a Ready), number of the HostEvent."""
+"""A Switch or a Ready is packed as time in ns, VCPU, CPU (0 for a Ready), number of HostEvent."""
 
 
 def pack(record: Switch | Ready) -> bytes:
@@ -173,7 +173,7 @@ class Engine(Protocol):
     step_ns: int
     """The shortest run() that does not disturb the guest."""
     slack_ns: int
-    """How much longer than its guest's own time a run may take: starting, waiting for CPUs."""
+    """How much longer a run may take than the guest's own time, to start and to wait for CPUs."""
 
     def start(self, vcpu: int, entry: int, x0: int) -> None:
         """Let a VCPU start at IPA `entry` with X0, as the boot protocol says."""

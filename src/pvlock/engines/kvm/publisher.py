@@ -33,7 +33,7 @@ class Publisher:
     fd: int
     """The BPF array that holds the structures: mmapable, 64 bytes an element."""
     buffer: memoryview
-    """Its mapping, writable, of format "B": whole pages of the host."""
+    """The array's mapping: whole pages of the host, writable, of format "B"."""
 
     def __init__(self, vcpus: int, policy: Policy) -> None:
         """Load and attach the program of `policy`; each VCPU reads as one that is off (clause 6.6).
