@@ -63,29 +63,36 @@ void forget_page(struct vcpu *v, uint64_t address)
 	}
 }
 
-static SELDOM void look_at(struct vcpu *v, struct seen *s, uint64_t key, uint64_t pc, uint32_t size)
+/*
+ * An entry of `seen` has what the block is in its upper 48 bits, a hash of its address and address
+ * space and its size, and the flags in the lower 16.
+ */
+static inline uint64_t identity(uint64_t key, uint32_t size)
+{
+	return ((key ^ key >> 32) << 32) | (uint64_t)(uint16_t)size << 16;
+}
+
+static SELDOM uint32_t look_at(struct vcpu *v, uint64_t pc, uint32_t size)
 {
 	/* A block does not leave its page. */
 	const uint32_t *code = host_address(v, pc, MMU_FETCH);
-	uint32_t n = code ? size / 4 : 0, word, bit = page_bit(pc, &word);
+	uint32_t n = code ? size / 4 : 0, word, bit = page_bit(pc, &word), flags = 0;
 
 	v->code_pages[word] |= 1ull << bit;
-	s->key = key;
-	s->size = size;
-	s->flags = 0;
 	for (uint32_t i = 0; i < n; i++) {
 		if (IS_EXCLUSIVE_LOAD(code[i]))
-			s->flags = (s->flags & 0xff) | 1 << (code[i] >> 30) << 8;
+			flags = (flags & 0xff) | 1 << (code[i] >> 30) << 8;
 		else if (code[i] == SEVL_INSN)
-			s->flags |= HAS_SEVL;
+			flags |= HAS_SEVL;
 		else if (code[i] == SEV_INSN)
-			s->flags |= HAS_SEV;
+			flags |= HAS_SEV;
 	}
 	/* A WFE and an ERET always end their block. */
 	if (n && IS_ERET(code[n - 1]))
-		s->flags |= ENDS_IN_ERET;
+		flags |= ENDS_IN_ERET;
 	if (n && code[n - 1] == WFE_INSN)
-		s->flags |= ENDS_IN_WFE;
+		flags |= ENDS_IN_WFE;
+	return flags;
 }
 
 /* A WFE at EL0 that SCTLR_EL1.nTWE does not allow. */
@@ -156,8 +163,8 @@ static void __attribute__((noreturn)) restart(struct vcpu *v)
 void on_block(uc_engine *uc, uint64_t pc, uint32_t size, struct vm *vm)
 {
 	struct vcpu *v = vm->current;
-	struct seen *s = &v->seen[pc >> 2 & (SEEN - 1)];
-	uint64_t key = pc + v->tag[pc >> 63];
+	uint64_t *s = &v->seen[pc >> 2 & (SEEN - 1)];
+	uint64_t block = identity(pc + v->tag[pc >> 63], size), seen = *s;
 
 	(void)uc;
 	v->time += v->block;
@@ -177,9 +184,9 @@ void on_block(uc_engine *uc, uint64_t pc, uint32_t size, struct vm *vm)
 		take_interrupt(v);
 		restart(v);
 	}
-	if (s->key != key || s->size != size)
-		look_at(v, s, key, pc, size);
-	v->flags = s->flags;
+	if ((seen ^ block) >> 16)
+		*s = seen = block | look_at(v, pc, size);
+	v->flags = (uint16_t)seen;
 	v->block = size >= 4 ? size / 4 : 1;
 }
 
