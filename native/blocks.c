@@ -37,18 +37,23 @@ static uint32_t page_bit(uint64_t address, uint32_t *word)
 	return hash & 63;
 }
 
+static void forget_half(struct vcpu *v, bool upper)
+{
+	v->tag[upper] = v->tag[upper] * 0x5851f42d4c957f2du + 0x14057b7ef767814fu;
+	memset(v->code_pages[upper], 0, sizeof(v->code_pages[upper]));
+}
+
 /* The user half of the address space is another one, or other code is in it. */
 void forget_space(struct vcpu *v)
 {
-	v->tag[0] = v->tag[0] * 0x5851f42d4c957f2du + 0x14057b7ef767814fu;
-	memset(v->code_pages, 0, sizeof(v->code_pages));
+	forget_half(v, false);
 }
 
 void forget_code(struct vm *vm)
 {
 	for (uint32_t i = 0; i < vm->count; i++) {
-		forget_space(vm->vcpus[i]);
-		vm->vcpus[i]->tag[1] += 0x14057b7ef767814fu;
+		forget_half(vm->vcpus[i], false);
+		forget_half(vm->vcpus[i], true);
 	}
 }
 
@@ -56,11 +61,10 @@ void forget_code(struct vm *vm)
 void forget_page(struct vcpu *v, uint64_t address)
 {
 	uint32_t word, bit = page_bit(address, &word);
+	bool upper = address >> 63;
 
-	if (v->code_pages[word] >> bit & 1) {
-		forget_space(v);
-		v->tag[1] += 0x14057b7ef767814fu;
-	}
+	if (v->code_pages[upper][word] >> bit & 1)
+		forget_half(v, upper);
 }
 
 /*
@@ -78,7 +82,7 @@ static SELDOM uint32_t look_at(struct vcpu *v, uint64_t pc, uint32_t size)
 	const uint32_t *code = host_address(v, pc, MMU_FETCH);
 	uint32_t n = code ? size / 4 : 0, word, bit = page_bit(pc, &word), flags = 0;
 
-	v->code_pages[word] |= 1ull << bit;
+	v->code_pages[pc >> 63][word] |= 1ull << bit;
 	for (uint32_t i = 0; i < n; i++) {
 		if (IS_EXCLUSIVE_LOAD(code[i]))
 			flags = (flags & 0xff) | 1 << (code[i] >> 30) << 8;

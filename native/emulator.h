@@ -89,7 +89,7 @@ struct vcpu {
 	uint32_t exclusive;	/* bytes that the last LDXR loaded */
 	uint32_t queued;	/* used entries of `tlbi` */
 	struct tlbi tlbi[QUEUED_TLBI];
-	uint64_t code_pages[64]; /* pages that `seen` has code of, hashed */
+	uint64_t code_pages[2][64]; /* pages that `seen` has code of, hashed: user, kernel */
 	uint64_t seen[SEEN];	/* blocks that were looked at: see blocks.c */
 };
 

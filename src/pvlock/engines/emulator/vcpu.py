@@ -77,7 +77,7 @@ class VcpuState(c.Structure):
         ("exclusive", c.c_uint32),
         ("queued", c.c_uint32),
         ("tlbi", _Tlbi * 16),
-        ("code_pages", c.c_uint64 * 64),
+        ("code_pages", c.c_uint64 * 64 * 2),
         ("seen", c.c_uint64 * 4096),
     )
 
