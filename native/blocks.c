@@ -149,18 +149,21 @@ static SELDOM bool look_back(struct vcpu *v)
 		return wait_for_event(v);
 	v->event = 1;		/* the hypervisor's return to the guest sets it */
 	if (v->vm->can_yield) {
-		leave(v, EXIT_WFE);
+		v->exit = EXIT_WFE;
 		return true;
 	}
 	v->time += v->vm->exit_ns; /* it traps all the same, for nothing */
 	return false;
 }
 
-/* Go on where env says: what was about to run does not. */
+/*
+ * Go on where env says, or stop if the VCPU is to leave: what was about to run does not. The engine
+ * would find out by itself, and search for the block to know the PC, which is right already.
+ */
 static void __attribute__((noreturn)) restart(struct vcpu *v)
 {
-	if (v->exit == EXIT_LOST)
-		leave(v, EXIT_LOST);
+	if (v->exit != EXIT_NONE)
+		uc_emu_stop(v->vm->uc);
 	cpu_loop_exit_noexc_aarch64(v->cpu);
 }
 
@@ -175,14 +178,12 @@ void on_block(uc_engine *uc, uint64_t pc, uint32_t size, struct vm *vm)
 	v->instructions += v->block;
 	v->block = 0;
 	v->pc = pc;
-	if (v->flags && look_back(v)) {
-		if (v->exit != EXIT_NONE && v->exit != EXIT_LOST)
-			return;	/* the engine stops before this block */
+	if (v->flags && look_back(v))
 		restart(v);
-	}
 	if (v->time >= v->stop || pc & 3) {
-		leave(v, v->exit == EXIT_NONE ? EXIT_EDGE : v->exit);
-		return;
+		if (v->exit == EXIT_NONE)
+			v->exit = EXIT_EDGE;
+		restart(v);
 	}
 	if (v->line && interrupt_due(v)) {
 		take_interrupt(v);
