@@ -67,35 +67,76 @@ void forget_page(struct vcpu *v, uint64_t address)
 		forget_half(v, upper);
 }
 
+/* Of one instruction. */
+static uint32_t flags_of(uint32_t insn)
+{
+	if (IS_EXCLUSIVE_LOAD(insn))
+		return 1 << (insn >> 30) << 8;
+	if (IS_ERET(insn))
+		return ENDS_IN_ERET;
+	switch (insn) {
+	case WFE_INSN: return ENDS_IN_WFE;
+	case SEVL_INSN: return HAS_SEVL;
+	case SEV_INSN: return HAS_SEV;
+	}
+	return 0;
+}
+
+/*
+ * Most pages of code are plain: they have no instruction with flags. An entry of `pages` has the
+ * number of the page and its address space, and in bit 0 whether it is plain.
+ */
+static inline uint64_t page_of(const struct vcpu *v, uint64_t pc)
+{
+	return ((pc >> 12) + v->tag[pc >> 63]) << 1;
+}
+
+static bool is_plain(struct vcpu *v, uint64_t pc)
+{
+	uint64_t *entry = &v->pages[pc >> 12 & (PAGES - 1)], page = page_of(v, pc);
+	const uint32_t *code;
+	uint32_t word, bit;
+
+	if ((*entry & ~1ull) == page)
+		return *entry & 1;
+	code = host_address(v, pc & -4096ull, MMU_FETCH);
+	if (!code)
+		return false;
+	bit = page_bit(pc, &word);
+	v->code_pages[pc >> 63][word] |= 1ull << bit;
+	*entry = page | 1;
+	for (int i = 0; i < 1024; i++)
+		if (flags_of(code[i]))
+			*entry = page;
+	return *entry & 1;
+}
+
 /*
  * An entry of `seen` has what the block is in its upper 48 bits, a hash of its address and address
  * space and its size, and the flags in the lower 16.
  */
-static inline uint64_t identity(uint64_t key, uint32_t size)
+static uint64_t identity(uint64_t key, uint32_t size)
 {
 	return ((key ^ key >> 32) << 32) | (uint64_t)(uint16_t)size << 16;
 }
 
-static SELDOM uint32_t look_at(struct vcpu *v, uint64_t pc, uint32_t size)
+static uint32_t look_at(struct vcpu *v, uint64_t pc, uint32_t size)
 {
-	/* A block does not leave its page. */
-	const uint32_t *code = host_address(v, pc, MMU_FETCH);
-	uint32_t n = code ? size / 4 : 0, word, bit = page_bit(pc, &word), flags = 0;
+	uint64_t *seen = &v->seen[pc >> 2 & (SEEN - 1)];
+	uint64_t block = identity(pc + v->tag[pc >> 63], size);
+	const uint32_t *code;
+	uint32_t flags = 0;
 
-	v->code_pages[pc >> 63][word] |= 1ull << bit;
-	for (uint32_t i = 0; i < n; i++) {
-		if (IS_EXCLUSIVE_LOAD(code[i]))
-			flags = (flags & 0xff) | 1 << (code[i] >> 30) << 8;
-		else if (code[i] == SEVL_INSN)
-			flags |= HAS_SEVL;
-		else if (code[i] == SEV_INSN)
-			flags |= HAS_SEV;
+	if (!((*seen ^ block) >> 16))
+		return (uint16_t)*seen;
+	/* A block does not leave its page. */
+	code = host_address(v, pc, MMU_FETCH);
+	for (uint32_t i = 0; code && i < size / 4; i++) {
+		uint32_t one = flags_of(code[i]);
+
+		flags = (one >> 8 ? flags & 0xff : flags) | one;
 	}
-	/* A WFE and an ERET always end their block. */
-	if (n && IS_ERET(code[n - 1]))
-		flags |= ENDS_IN_ERET;
-	if (n && code[n - 1] == WFE_INSN)
-		flags |= ENDS_IN_WFE;
+	*seen = block | flags;
 	return flags;
 }
 
@@ -167,17 +208,9 @@ static void __attribute__((noreturn)) restart(struct vcpu *v)
 	cpu_loop_exit_noexc_aarch64(v->cpu);
 }
 
-void on_block(uc_engine *uc, uint64_t pc, uint32_t size, struct vm *vm)
+static SELDOM void look_closer(struct vcpu *v, uint64_t pc, uint32_t size)
 {
-	struct vcpu *v = vm->current;
-	uint64_t *s = &v->seen[pc >> 2 & (SEEN - 1)];
-	uint64_t block = identity(pc + v->tag[pc >> 63], size), seen = *s;
-
-	(void)uc;
-	v->time += v->block;
-	v->instructions += v->block;
 	v->block = 0;
-	v->pc = pc;
 	if (v->flags && look_back(v))
 		restart(v);
 	if (v->time >= v->stop || pc & 3) {
@@ -189,10 +222,23 @@ void on_block(uc_engine *uc, uint64_t pc, uint32_t size, struct vm *vm)
 		take_interrupt(v);
 		restart(v);
 	}
-	if ((seen ^ block) >> 16)
-		*s = seen = block | look_at(v, pc, size);
-	v->flags = (uint16_t)seen;
+	v->flags = is_plain(v, pc) ? 0 : look_at(v, pc, size);
 	v->block = size >= 4 ? size / 4 : 1;
+}
+
+void on_block(uc_engine *uc, uint64_t pc, uint32_t size, struct vm *vm)
+{
+	struct vcpu *v = vm->current;
+
+	(void)uc;
+	v->time += v->block;
+	v->instructions += v->block;
+	v->pc = pc;
+	v->block = size / 4;
+	/* All that nearly every block needs: the rest is elsewhere, so that this needs no stack. */
+	if (v->flags | v->line | (pc & 3) || v->time >= v->stop ||
+	    v->pages[pc >> 12 & (PAGES - 1)] != (page_of(v, pc) | 1))
+		look_closer(v, pc, size);
 }
 
 /* The block ended at `pc`, or is interrupted there. */

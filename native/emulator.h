@@ -45,7 +45,8 @@ struct timer {
 	uint64_t ctl, cval;
 };
 
-#define SEEN 4096
+#define PAGES 512
+#define SEEN 1024
 #define QUEUED_TLBI 16
 
 struct tlbi {
@@ -89,8 +90,9 @@ struct vcpu {
 	uint32_t exclusive;	/* bytes that the last LDXR loaded */
 	uint32_t queued;	/* used entries of `tlbi` */
 	struct tlbi tlbi[QUEUED_TLBI];
-	uint64_t code_pages[2][64]; /* pages that `seen` has code of, hashed: user, kernel */
-	uint64_t seen[SEEN];	/* blocks that were looked at: see blocks.c */
+	uint64_t code_pages[2][64]; /* pages that `pages` has, hashed: user, kernel */
+	uint64_t pages[PAGES];	/* pages of code that were looked at: see blocks.c */
+	uint64_t seen[SEEN];	/* blocks of those that are not plain */
 };
 
 /* A simulated CPU of the host. */

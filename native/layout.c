@@ -24,7 +24,7 @@ EXPORT const struct field *struct_layout(void)
 		FIELD(vcpu, asleep), FIELD(vcpu, trap_wfe), FIELD(vcpu, event), FIELD(vcpu, flush),
 		FIELD(vcpu, waiting), FIELD(vcpu, timer), FIELD(vcpu, event_since),
 		FIELD(vcpu, monitored), FIELD(vcpu, exclusive), FIELD(vcpu, queued),
-		FIELD(vcpu, tlbi), FIELD(vcpu, code_pages), FIELD(vcpu, seen),
+		FIELD(vcpu, tlbi), FIELD(vcpu, code_pages), FIELD(vcpu, pages), FIELD(vcpu, seen),
 		WHOLE(cpu), FIELD(cpu, vcpu), FIELD(cpu, now), FIELD(cpu, deadline),
 		WHOLE(slot), FIELD(slot, ipa), FIELD(slot, size), FIELD(slot, host),
 		FIELD(slot, readonly), WHOLE(vm), FIELD(vm, uc), FIELD(vm, vcpus), FIELD(vm, gic),
