@@ -45,8 +45,8 @@ struct timer {
 	uint64_t ctl, cval;
 };
 
-#define PAGES 512
-#define SEEN 1024
+#define PAGES 4096
+#define SEEN 16384
 #define QUEUED_TLBI 16
 
 struct tlbi {

@@ -78,8 +78,8 @@ class VcpuState(c.Structure):
         ("queued", c.c_uint32),
         ("tlbi", _Tlbi * 16),
         ("code_pages", c.c_uint64 * 64 * 2),
-        ("pages", c.c_uint64 * 512),
-        ("seen", c.c_uint64 * 1024),
+        ("pages", c.c_uint64 * 4096),
+        ("seen", c.c_uint64 * 16384),
     )
 
 
