@@ -7,21 +7,25 @@
  * VCPU overshoots the end of its quantum by at most the rest of a block; settle() corrects the
  * count where an exception ended the block early.
  *
- * Some instructions mean something to us that QEMU does nothing for: WFE, SEV, SEVL, ERET, and
- * loads that arm the exclusive monitor. look_at() finds them when a block is first seen, and
- * look_back() does what they mean when the next block begins.
+ * Some instructions mean something to us that QEMU does nothing for: WFE, SEV, SEVL, ERET, loads
+ * that arm the exclusive monitor, and the one that unmasks debug exceptions. look_at() finds them
+ * when a block is first seen, and look_back() does what they mean when the next block begins.
  */
 #include "qemu.h"
 
 #define WFE_INSN 0xd503205fu
 #define SEV_INSN 0xd503209fu
 #define SEVL_INSN 0xd50320bfu
+#define IS_DAIFCLR_D(insn) (((insn) & 0xfffff8ffu) == 0xd50340ffu + (8u << 8))
 #define IS_ERET(insn) ((insn) >> 12 == 0xd69f0u)	/* ERET, ERETAA, ERETAB */
 #define IS_EXCLUSIVE_LOAD(insn) (((insn) & 0x3fc00000u) == 0x08400000u)
 #define SCTLR_NTWE (1u << 18)
 
 /* `flags` of a block; the size of an exclusive load, in bytes, stands from bit 8 on. */
-enum { ENDS_IN_WFE = 1, ENDS_IN_ERET = 2, HAS_SEVL = 4, HAS_SEV = 8 };
+enum { ENDS_IN_WFE = 1, ENDS_IN_ERET = 2, HAS_SEVL = 4, HAS_SEV = 8, UNMASKS_DEBUG = 16 };
+
+/* What follows from a look at the block before. */
+enum next { GO_ON, LEAVES, GOES_ELSEWHERE };
 
 void leave(struct vcpu *v, enum exit_reason reason)
 {
@@ -81,11 +85,13 @@ static SELDOM void look_at(struct vcpu *v, struct seen *s, uint64_t key, uint64_
 		else if (code[i] == SEV_INSN)
 			s->flags |= HAS_SEV;
 	}
-	/* A WFE and an ERET always end their block. */
+	/* A WFE, an ERET and an MSR DAIFClr always end their block. */
 	if (n && IS_ERET(code[n - 1]))
 		s->flags |= ENDS_IN_ERET;
 	if (n && code[n - 1] == WFE_INSN)
 		s->flags |= ENDS_IN_WFE;
+	if (n && IS_DAIFCLR_D(code[n - 1]))
+		s->flags |= UNMASKS_DEBUG;
 }
 
 /* A WFE at EL0 that SCTLR_EL1.nTWE does not allow. */
@@ -110,39 +116,45 @@ uint32_t take_flags(struct vcpu *v)
 		send_event(v->vm);
 	if (flags & HAS_SEVL)
 		v->event = 1;
-	return flags & (ENDS_IN_WFE | ENDS_IN_ERET);
+	return flags & (ENDS_IN_WFE | ENDS_IN_ERET | UNMASKS_DEBUG);
 }
 
 /*
- * Do what instructions of the block before mean; true: the VCPU does not go on with this block.
- * Its flags may be out of date where code was changed without an IC. Nothing then breaks but time.
+ * Do what instructions of the block before mean. Its flags may be out of date where code was
+ * changed without an IC. Nothing then breaks but time.
  */
-static SELDOM bool look_back(struct vcpu *v)
+static SELDOM enum next look_back(struct vcpu *v)
 {
 	uint32_t flags = take_flags(v);
 
+	if (flags & UNMASKS_DEBUG && mdscr_of(v) & MDSCR_SS) {
+		/* QEMU has translated what comes next as if there were no software step. */
+		arm_rebuild_hflags_aarch64(v->env);
+		set_env64(v, ENV_PC, v->pc);
+		return GOES_ELSEWHERE;
+	}
 	if (flags & ENDS_IN_ERET) {
 		v->event = 1;
 		if (env32(v, ENV_PSTATE) & PSTATE_IL) { /* QEMU sets it, and goes on */
 			enter_sync(v, EXCP_UNDEFINED, EC_ILLEGAL << 26 | ESR_IL, 0, v->pc);
-			return true;
+			return GOES_ELSEWHERE;
 		}
 	}
 	if (!(flags & ENDS_IN_WFE) || event_pending(v))
-		return false;
+		return GO_ON;
 	if (at_el0(v) && !(env64(v, ENV_SCTLR_EL1) & SCTLR_NTWE)) {
 		trap_wfe_to_el1(v);
-		return true;
+		return GOES_ELSEWHERE;
 	}
 	if (!v->trap_wfe)
-		return wait_for_event(v);
+		return wait_for_event(v) ? LEAVES : GO_ON;
 	v->event = 1;		/* the hypervisor's return to the guest sets it */
 	if (v->vm->can_yield) {
 		leave(v, EXIT_WFE);
-		return true;
+		return LEAVES;
 	}
 	v->time += v->vm->exit_ns; /* it traps all the same, for nothing */
-	return false;
+	return GO_ON;
 }
 
 /* Go on where env says: what was about to run does not. */
@@ -164,10 +176,13 @@ void on_block(uc_engine *uc, uint64_t pc, uint32_t size, struct vm *vm)
 	v->instructions += v->block;
 	v->block = 0;
 	v->pc = pc;
-	if (v->flags && look_back(v)) {
-		if (v->exit != EXIT_NONE && v->exit != EXIT_LOST)
+	if (v->flags) {
+		enum next next = look_back(v);
+
+		if (next == LEAVES)
 			return;	/* the engine stops before this block */
-		restart(v);
+		if (next == GOES_ELSEWHERE)
+			restart(v);
 	}
 	if (v->time >= v->stop || pc & 3) {
 		leave(v, v->exit == EXIT_NONE ? EXIT_EDGE : v->exit);
