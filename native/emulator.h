@@ -124,6 +124,7 @@ struct vm {
 	uint64_t timer_due;	/* ns: no timer fires before */
 	uint64_t exits[EXIT_REASONS]; /* those answered in C */
 	/* private */
+	uint32_t code_flushes;	/* how often code was thrown away, when a VCPU was last stepped */
 	struct vcpu *current;
 	uint8_t *pristine;	/* CPUARMState of a VCPU that has not run */
 };

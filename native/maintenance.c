@@ -122,20 +122,25 @@ void flush(struct vcpu *v)
 			write_tlbi[place(r)](v->env, r, v->tlbi[i].value);
 		}
 	v->queued = 0;
-	if (v->flush & FLUSH_CODE) {
+	if (v->flush & FLUSH_CODE)
 		tb_flush_aarch64(v->cpu);
-		for (uint32_t i = 0; i < v->vm->count; i++)
-			qemu_forget_jumps(v->vm->vcpus[i]);
-	}
 	v->flush = 0;
 }
 
 /*
- * Throw translated code away before QEMU does: it would, where its buffer is full, and leave other
- * VCPUs with jumps to what is gone.
+ * Throw translated code away before QEMU does, where its buffer is nearly full. QEMU still does in
+ * a long quantum, and tells only the CPU that runs: the others must not jump to what is gone.
  */
 void watch_code_buffer(struct vcpu *v)
 {
-	if (qemu_code_size(v->vm->uc) > qemu_code_capacity(v->vm->uc) / 8 * 7)
+	struct vm *vm = v->vm;
+	uint32_t flushes = qemu_code_flushes(vm->uc);
+
+	if (flushes != vm->code_flushes) {
+		vm->code_flushes = flushes;
+		for (uint32_t i = 0; i < vm->count; i++)
+			qemu_forget_jumps(vm->vcpus[i]);
+	}
+	if (qemu_code_size(vm->uc) > qemu_code_capacity(vm->uc) / 8 * 7)
 		v->flush |= FLUSH_CODE;
 }

@@ -118,6 +118,7 @@ void qemu_forget_jumps(struct vcpu *v);
 struct reginfo *qemu_register(const struct vcpu *v, uint32_t key);
 size_t qemu_code_size(uc_engine *uc);
 size_t qemu_code_capacity(uc_engine *uc);
+uint32_t qemu_code_flushes(uc_engine *uc);
 uint64_t get_sysreg(struct vcpu *v, uint32_t key);
 void set_sysreg(struct vcpu *v, uint32_t key, uint64_t value);
 
