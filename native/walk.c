@@ -36,6 +36,8 @@ typedef bool (*fill_fn)(void *cpu, uint64_t address, int size, int access, int m
 
 static fill_fn qemu_fill;
 
+EXPORT bool short_walks = true;	/* tests compare with QEMU's own */
+
 struct translation {
 	uint64_t ipa;
 	uint64_t size;		/* of the page or block */
@@ -122,8 +124,9 @@ static bool fill(void *cpu, uint64_t address, int size, int access, int mmu, boo
 	struct translation t;
 	const struct slot *s;
 
-	if ((mmu == E10_0 || mmu == E10_1 || mmu == E10_1_PAN) &&
-	    env64(v, ENV_SCTLR_EL1) & SCTLR_M && walk(v, address, &t) && (s = slot_of(v->vm, t.ipa))) {
+	if (short_walks && (mmu == E10_0 || mmu == E10_1 || mmu == E10_1_PAN) &&
+	    env64(v, ENV_SCTLR_EL1) & SCTLR_M && walk(v, address, &t) &&
+	    (s = slot_of(v->vm, t.ipa))) {
 		int prot = permissions(v, &t, address >> 55 & 1, mmu);
 
 		if (s->readonly)

@@ -97,8 +97,7 @@ def syndromes(op0: int, read: bool, user: bool) -> list[int]:
     # EL1 writes what it read: VBAR_EL1 is among these registers, too.
     firsts = [NOP if read or user or op0 == 1 else code | READ for code in codes]
     table = b"".join(
-        struct.pack("<4I", first, RET, code, RET)
-        for first, code in zip(firsts, codes, strict=True)
+        struct.pack("<4I", first, RET, code, RET) for first, code in zip(firsts, codes, strict=True)
     )
     with Machine(quantum_ns=100_000, slice_ns=1 << 50) as machine:
         machine.load(assemble(HARNESS))
