@@ -7,21 +7,22 @@
  * VCPU overshoots the end of its quantum by at most the rest of a block; settle() corrects the
  * count where an exception ended the block early.
  *
- * Some instructions mean something to us that QEMU does nothing for: WFE, SEV, SEVL, ERET, and
- * loads that arm the exclusive monitor. look_at() finds them when a block is first seen, and
- * look_back() does what they mean when the next block begins.
+ * Some instructions mean something to us that QEMU does nothing for: WFE, SEV, SEVL, ERET, loads
+ * that arm the exclusive monitor, and the one that unmasks debug exceptions. look_at() finds them
+ * when a block is first seen, and look_back() does what they mean when the next block begins.
  */
 #include "qemu.h"
 
 #define WFE_INSN 0xd503205fu
 #define SEV_INSN 0xd503209fu
 #define SEVL_INSN 0xd50320bfu
+#define IS_DAIFCLR_D(insn) (((insn) & 0xfffff8ffu) == 0xd50340ffu + (8u << 8))
 #define IS_ERET(insn) ((insn) >> 12 == 0xd69f0u)	/* ERET, ERETAA, ERETAB */
 #define IS_EXCLUSIVE_LOAD(insn) (((insn) & 0x3fc00000u) == 0x08400000u)
 #define SCTLR_NTWE (1u << 18)
 
 /* `flags` of a block; the size of an exclusive load, in bytes, stands from bit 8 on. */
-enum { ENDS_IN_WFE = 1, ENDS_IN_ERET = 2, HAS_SEVL = 4, HAS_SEV = 8 };
+enum { ENDS_IN_WFE = 1, ENDS_IN_ERET = 2, HAS_SEVL = 4, HAS_SEV = 8, UNMASKS_DEBUG = 16 };
 
 void leave(struct vcpu *v, enum exit_reason reason)
 {
@@ -79,6 +80,8 @@ static uint32_t flags_of(uint32_t insn)
 	case SEVL_INSN: return HAS_SEVL;
 	case SEV_INSN: return HAS_SEV;
 	}
+	if (IS_DAIFCLR_D(insn))
+		return UNMASKS_DEBUG;
 	return 0;
 }
 
@@ -162,17 +165,23 @@ uint32_t take_flags(struct vcpu *v)
 		send_event(v->vm);
 	if (flags & HAS_SEVL)
 		v->event = 1;
-	return flags & (ENDS_IN_WFE | ENDS_IN_ERET);
+	return flags & (ENDS_IN_WFE | ENDS_IN_ERET | UNMASKS_DEBUG);
 }
 
 /*
- * Do what instructions of the block before mean; true: the VCPU does not go on with this block.
- * Its flags may be out of date where code was changed without an IC. Nothing then breaks but time.
+ * Do what instructions of the block before mean; true: the VCPU leaves, or goes on elsewhere. The
+ * flags may be out of date where code was changed without an IC. Nothing then breaks but time.
  */
-static SELDOM bool look_back(struct vcpu *v)
+static bool look_back(struct vcpu *v)
 {
 	uint32_t flags = take_flags(v);
 
+	if (flags & UNMASKS_DEBUG && mdscr_of(v) & MDSCR_SS) {
+		/* QEMU has translated what comes next as if there were no software step. */
+		arm_rebuild_hflags_aarch64(v->env);
+		set_env64(v, ENV_PC, v->pc);
+		return true;
+	}
 	if (flags & ENDS_IN_ERET) {
 		v->event = 1;
 		if (env32(v, ENV_PSTATE) & PSTATE_IL) { /* QEMU sets it, and goes on */

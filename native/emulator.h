@@ -124,6 +124,7 @@ struct vm {
 	uint64_t timer_due;	/* ns: no timer fires before */
 	uint64_t exits[EXIT_REASONS]; /* those answered in C */
 	/* private */
+	uint32_t code_flushes;	/* how often code was thrown away, when a VCPU was last stepped */
 	struct vcpu *current;
 	uint8_t *pristine;	/* CPUARMState of a VCPU that has not run */
 };
@@ -131,6 +132,7 @@ struct vm {
 #define KEY(op0, op1, crn, crm, op2) ((op0) << 14 | (op1) << 11 | (crn) << 7 | (crm) << 3 | (op2))
 
 enum sysreg {
+	MDSCR_EL1 = KEY(2, 0, 0, 2, 2),
 	MPIDR_EL1 = KEY(3, 0, 0, 0, 5),
 	ID_AA64PFR0_EL1 = KEY(3, 0, 0, 4, 0),
 	ID_AA64ZFR0_EL1 = KEY(3, 0, 0, 4, 4),
@@ -157,7 +159,13 @@ enum sysreg {
 	CNTV_CTL_EL0 = KEY(3, 3, 14, 3, 1),
 	CNTV_CVAL_EL0 = KEY(3, 3, 14, 3, 2),
 	VMPIDR_EL2 = KEY(3, 4, 0, 0, 5),
+	CNTPS_TVAL_EL1 = KEY(3, 7, 14, 2, 0),
+	CNTPS_CTL_EL1 = KEY(3, 7, 14, 2, 1),
+	CNTPS_CVAL_EL1 = KEY(3, 7, 14, 2, 2),
 };
+
+#define MDSCR_SS 1u
+#define MDSCR_TDCC (1u << 12)
 
 #define PSTATE_EL1H 0x5u
 #define PSTATE_EL 0xcu
@@ -210,6 +218,7 @@ void define_registers(struct vm *vm);
 void leave_at_block_end(struct vcpu *v, enum exit_reason reason);
 void update_lines(struct vm *vm);
 void tell_lines(struct vcpu *v);
+uint64_t mdscr_of(const struct vcpu *v);
 
 /* maintenance.c */
 void define_maintenance(struct vm *vm);

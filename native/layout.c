@@ -31,8 +31,8 @@ EXPORT const struct field *struct_layout(void)
 		FIELD(vm, slots), FIELD(vm, slot_count), FIELD(vm, count),
 		FIELD(vm, can_yield), FIELD(vm, exit_ns), FIELD(vm, exception_ns),
 		FIELD(vm, maintenance_ns), FIELD(vm, sysreg_ns), FIELD(vm, wakes), FIELD(vm, pauth),
-		FIELD(vm, running), FIELD(vm, timer_due), FIELD(vm, exits), FIELD(vm, current),
-		FIELD(vm, pristine),
+		FIELD(vm, running), FIELD(vm, timer_due), FIELD(vm, exits), FIELD(vm, code_flushes),
+		FIELD(vm, current), FIELD(vm, pristine),
 		{ NULL, 0, 0 },
 	};
 

@@ -120,6 +120,7 @@ class VmState(c.Structure):
         ("running", c.c_uint64),
         ("timer_due", c.c_uint64),
         ("exits", c.c_uint64 * len(Exit)),
+        ("code_flushes", c.c_uint32),
         ("current", c.c_void_p),
         ("pristine", c.c_void_p),
     )
