@@ -84,6 +84,7 @@ struct vcpu {
 	struct timer timer[TIMERS];
 	/* private */
 	uint64_t event_since;	/* ns: the event register was last cleared */
+	uint64_t blocks[64];	/* where the TLB has parts of blocks, hashed */
 	uint64_t *monitored;	/* host address that an LDXR armed the monitor for, while waiting */
 	uint64_t stop, block, tag[2];
 	uint32_t flags;		/* of the block before */
@@ -215,9 +216,13 @@ void tell_lines(struct vcpu *v);
 void define_maintenance(struct vm *vm);
 void flush(struct vcpu *v);
 void watch_code_buffer(struct vcpu *v);
+void remember_block(struct vcpu *v, uint64_t address, uint32_t shift);
+void remember_anything(struct vcpu *v);
+void forget_blocks(struct vcpu *v);
 
 /* walk.c */
 void shorten_walks(struct vcpu *first);
+uint32_t page_shift(const struct vcpu *v, uint64_t address);
 
 /* timers.c */
 void define_timers(struct vcpu *first);

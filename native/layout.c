@@ -23,6 +23,7 @@ EXPORT const struct field *struct_layout(void)
 		FIELD(vcpu, fault_pc), FIELD(vcpu, fault_far), FIELD(vcpu, fault_esr),
 		FIELD(vcpu, line), FIELD(vcpu, asleep), FIELD(vcpu, trap_wfe), FIELD(vcpu, event),
 		FIELD(vcpu, flush), FIELD(vcpu, timer), FIELD(vcpu, event_since),
+		FIELD(vcpu, blocks),
 		FIELD(vcpu, monitored), FIELD(vcpu, stop), FIELD(vcpu, block), FIELD(vcpu, tag),
 		FIELD(vcpu, flags), FIELD(vcpu, waiting), FIELD(vcpu, exclusive),
 		FIELD(vcpu, queued), FIELD(vcpu, tlbi), FIELD(vcpu, code_pages), FIELD(vcpu, seen),

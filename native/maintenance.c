@@ -5,6 +5,10 @@
  * Translated code is shared, and found by physical address: an IC drops what was translated from
  * the line that it names. Each VCPU has a TLB: a TLBI is done at once for the VCPU that asks, and
  * kept for the others until they run. A TLBI drops no code, since code that changed is named by IC.
+ *
+ * The TLB holds pages of 4 KiB, however large the guest's pages and blocks are, and one TLBI is for
+ * a whole page or block. A larger page is dropped part by part. Of blocks, each VCPU remembers
+ * where it has used any; a TLBI there empties the TLB.
  */
 #include "qemu.h"
 
@@ -28,6 +32,86 @@ static bool is_by_address(const struct reginfo *r)
 	return r->op2 & 1 || r->op2 == 7;
 }
 
+static uint64_t address_of(uint64_t operand)
+{
+	return (uint64_t)((int64_t)(operand << 20) >> 8);
+}
+
+static uint64_t *block_bit(struct vcpu *v, uint64_t address, uint32_t shift, uint64_t *bit)
+{
+	uint64_t hash = ((address >> shift) + shift) * 0x9e3779b97f4a7c15u >> 52;
+
+	*bit = 1ull << (hash & 63);
+	return &v->blocks[hash >> 6];
+}
+
+/* The TLB gets a part of a block of 2^shift bytes. */
+void remember_block(struct vcpu *v, uint64_t address, uint32_t shift)
+{
+	uint64_t bit, *word = block_bit(v, address, shift, &bit);
+
+	*word |= bit;
+}
+
+/* The TLB gets what may be a part of a block. */
+void remember_anything(struct vcpu *v)
+{
+	memset(v->blocks, 0xff, sizeof(v->blocks));
+}
+
+/* The TLB is empty. */
+void forget_blocks(struct vcpu *v)
+{
+	memset(v->blocks, 0, sizeof(v->blocks));
+}
+
+static bool in_block(struct vcpu *v, uint64_t address)
+{
+	static const uint32_t shifts[] = { 21, 30, 25, 29 }; /* the first two: pages of 4 KiB */
+	uint64_t bit;
+
+	for (uint32_t i = 0; i < sizeof(shifts) / sizeof(shifts[0]); i++)
+		if (*block_bit(v, address, shifts[i], &bit) & bit)
+			return true;
+	return false;
+}
+
+/* What is at this address is there no more; other code may be. */
+static void forget_code_at(struct vcpu *v, uint64_t address)
+{
+	uint64_t size = 1ull << page_shift(v, address);
+
+	if (in_block(v, address)) {
+		if (is_user_address(address))
+			forget_space(v);
+		else
+			forget_code(v->vm);
+		return;
+	}
+	for (uint64_t part = 0; part < size; part += 4096)
+		forget_page(v, (address & -size) + part);
+}
+
+static void invalidate(struct vcpu *v, const struct reginfo *r, uint64_t operand)
+{
+	write_fn write = write_tlbi[place(r)];
+	uint64_t address = address_of(operand), parts;
+
+	if (!is_by_address(r)) {
+		write(v->env, r, operand);
+		forget_blocks(v);
+		return;
+	}
+	if (in_block(v, address)) {
+		tlb_flush_aarch64(v->cpu);
+		forget_blocks(v);
+		return;
+	}
+	parts = 1ull << (page_shift(v, address) - 12);
+	for (uint64_t i = 0; i < parts; i++)
+		write(v->env, r, (operand & -parts) + i);
+}
+
 static void on_tlbi(void *env, const struct reginfo *r, uint64_t value)
 {
 	struct vcpu *v = vcpu_of(env);
@@ -38,7 +122,7 @@ static void on_tlbi(void *env, const struct reginfo *r, uint64_t value)
 		struct vcpu *other = vm->vcpus[i];
 
 		if (is_by_address(r))
-			forget_page(other, (uint64_t)((int64_t)(value << 20) >> 8));
+			forget_code_at(other, address_of(value));
 		else
 			forget_space(other);
 		if (other == v)
@@ -48,7 +132,7 @@ static void on_tlbi(void *env, const struct reginfo *r, uint64_t value)
 		else if (!(other->flush & FLUSH_TLB))
 			other->tlbi[other->queued++] = (struct tlbi){ value, r };
 	}
-	write_tlbi[place(r)](env, r, value);
+	invalidate(v, r, value);
 	/* At the end of this block, which is where an ISB takes effect at the latest. */
 }
 
@@ -113,14 +197,13 @@ void define_maintenance(struct vm *vm)
 /* Do what was kept for a VCPU that is about to run. */
 void flush(struct vcpu *v)
 {
-	if (v->flush & FLUSH_TLB)
+	if (v->flush & FLUSH_TLB) {
 		tlb_flush_aarch64(v->cpu);
-	else
-		for (uint32_t i = 0; i < v->queued; i++) {
-			const struct reginfo *r = v->tlbi[i].reg;
-
-			write_tlbi[place(r)](v->env, r, v->tlbi[i].value);
-		}
+		forget_blocks(v);
+	} else {
+		for (uint32_t i = 0; i < v->queued; i++)
+			invalidate(v, v->tlbi[i].reg, v->tlbi[i].value);
+	}
 	v->queued = 0;
 	if (v->flush & FLUSH_CODE) {
 		tb_flush_aarch64(v->cpu);

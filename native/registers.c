@@ -179,6 +179,8 @@ static void on_ttbr0(void *env, const struct reginfo *r, uint64_t value)
 
 	if (env64(v, ENV_TTBR0_EL1) != value)
 		forget_space(v);
+	if ((env64(v, ENV_TTBR0_EL1) ^ value) >> 48)
+		forget_blocks(v);	/* QEMU has no ASIDs: it empties the TLB */
 	write_ttbr0(env, r, value);
 }
 

@@ -5,7 +5,7 @@
  * QEMU translates the address of each stage 1 table through stage 2, some twenty loads for a page.
  * Stage 2 says nothing here but which IPAs are memory slots, so the tables are read in the slots
  * themselves. Whatever is not plainly a translation that succeeds is left to QEMU: faults of every
- * kind, devices, other granules than 4 KiB.
+ * kind, and devices.
  */
 #include "qemu.h"
 
@@ -39,6 +39,7 @@ struct translation {
 	uint64_t ipa;
 	uint64_t descriptor;
 	uint64_t tables;	/* TABLE_* of all levels together */
+	uint32_t shift;		/* the page or block has 2^shift bytes */
 };
 
 static const struct slot *slot_of(const struct vm *vm, uint64_t ipa)
@@ -49,43 +50,55 @@ static const struct slot *slot_of(const struct vm *vm, uint64_t ipa)
 	return NULL;
 }
 
-/* Walk the tables of stage 1 (Arm ARM, "Translation table walks", 4 KiB granule). */
+/* The guest's pages have 2^this bytes: TCR_EL1.TG0 and TG1. Of what is reserved, 4 KiB. */
+uint32_t page_shift(const struct vcpu *v, uint64_t address)
+{
+	static const uint8_t lower[] = { 12, 16, 14, 12 }, upper[] = { 12, 14, 12, 16 };
+	uint64_t tcr = env64(v, ENV_TCR_EL1);
+
+	return is_user_address(address) ? lower[tcr >> 14 & 3] : upper[tcr >> 30 & 3];
+}
+
+/* Walk the tables of stage 1 (Arm ARM, "Translation table walks"). */
 static bool walk(const struct vcpu *v, uint64_t address, struct translation *t)
 {
 	bool upper = address >> 55 & 1;
 	uint64_t tcr = env64(v, ENV_TCR_EL1);
-	uint32_t bits = 64 - (upper ? tcr >> 16 & 63 : tcr & 63), shift;
-	uint32_t granule = upper ? tcr >> 30 & 3 : tcr >> 14 & 3;
+	uint32_t bits = 64 - (upper ? tcr >> 16 & 63 : tcr & 63);
+	uint32_t page = page_shift(v, address), stride = page - 3, shift;
+	uint64_t field = DESC_ADDRESS & -(1ull << page);
 	uint64_t table = env64(v, upper ? ENV_TTBR1_EL1 : ENV_TTBR0_EL1) & DESC_ADDRESS;
 
-	if (granule != (upper ? 2 : 0) || bits < 25 || bits > 48 ||
+	if ((upper ? tcr >> 30 & 3 : ~tcr >> 14 & 3) == 0 || bits < 25 || bits > 48 ||
 	    tcr & (upper ? TCR_EPD1 : TCR_EPD0) ||
 	    (upper ? ~address : address) >> bits)
 		return false;
-	shift = 12 + (bits - 13) / 9 * 9;
-	if (table & ((8ull << (bits - shift)) - 1) & DESC_ADDRESS)
+	shift = page + (bits - page - 1) / stride * stride;
+	if (table & ((8ull << (bits - shift)) - 1))
 		return false;
 	t->tables = 0;
-	for (;; shift -= 9) {
-		uint64_t index = address >> shift & (shift + 9 > bits ? (1ull << (bits - shift)) - 1 : 511);
-		const struct slot *s = slot_of(v->vm, table);
+	for (;; shift -= stride) {
+		uint64_t entries = 1ull << (shift + stride > bits ? bits - shift : stride);
+		uint64_t entry = table + 8 * (address >> shift & (entries - 1));
+		const struct slot *s = slot_of(v->vm, entry);
 		uint64_t d;
 
 		if (!s)
 			return false;
-		d = *(const uint64_t *)(s->host + (table + 8 * index - s->ipa));
-		if (shift == 12 || (d & 3) == 1) {
-			if (shift > 30 || (d & 3) != (shift == 12 ? 3 : 1) || !(d & DESC_AF))
+		d = *(const uint64_t *)(s->host + (entry - s->ipa));
+		if (shift == page || (d & 3) == 1) {
+			if (shift > 30 || (d & 3) != (shift == page ? 3 : 1) || !(d & DESC_AF))
 				return false;
 			t->descriptor = d;
-			t->ipa = (d & DESC_ADDRESS & -(1ull << shift)) |
+			t->shift = shift;
+			t->ipa = (d & field & -(1ull << shift)) |
 				 (address & ((1ull << shift) - 1) & -4096ull);
 			return true;
 		}
 		if (!(d & 1))
 			return false;
 		t->tables |= d;
-		table = d & DESC_ADDRESS;
+		table = d & field;
 	}
 }
 
@@ -131,10 +144,15 @@ static bool fill(void *cpu, uint64_t address, int size, int access, int mmu, boo
 
 			tlb_set_page_with_attrs_aarch64(cpu, address & -4096ull, t.ipa, attrs, prot,
 							mmu, 4096);
+			if (t.shift > page_shift(v, address))
+				remember_block(v, address, t.shift);
 			return true;
 		}
 	}
-	return qemu_fill(cpu, address, size, access, mmu, probe, retaddr);
+	if (!qemu_fill(cpu, address, size, access, mmu, probe, retaddr))
+		return false;
+	remember_anything(v);
+	return true;
 }
 
 /* Before the other CPUs are made as copies of the first. */

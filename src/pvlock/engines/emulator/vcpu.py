@@ -72,6 +72,7 @@ class VcpuState(c.Structure):
         ("flush", c.c_uint32),
         ("timer", Timer * 2),
         ("event_since", c.c_uint64),
+        ("blocks", c.c_uint64 * 64),
         ("monitored", c.c_void_p),
         ("stop", c.c_uint64),
         ("block", c.c_uint64),
