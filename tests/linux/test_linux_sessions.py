@@ -47,7 +47,6 @@ def test_a_session_repeats_to_the_byte(session: Session, tmp_path: Path) -> None
         for name, seed in (("first", "1"), ("second", "1"), ("other", "2"))
     }
     done = {name: ended(process) for name, process in running.items()}
-    assert [(one.status, one.err) for one in done.values()][0][0] == 0, done["first"]
     first = lines(done["first"])
     assert any(line.startswith("Linux 6.12") and "CPUs: 4." in line for line in first)
     assert any(line.endswith("smp: Brought up 1 node, 4 CPUs") for line in first)
