@@ -19,6 +19,7 @@ _COMMANDS = {
     "doctor": "Say what this host can run, and what it lacks.",
     "explain": "Say who waited for whom in a trace.",
     "fuzz": "Run hostile guests.",
+    "kernel": "Get a Linux kernel to boot.",
     "lab": "Run a command on a virtual arm64 host.",
     "run": "Run a guest, and show what PV-lock buys.",
     "sweep": "Run a grid of workloads.",

@@ -160,8 +160,11 @@ def _copy(root: cpio.Writer, name: str, member: tarfile.TarInfo, data: bytes) ->
         root.link(name, "/" + member.linkname.removeprefix("./"))
 
 
-def guest_initrd(busybox: bytes) -> bytes:
-    """Return the root file system of a Linux guest: busybox, with a prompt on the console."""
+def guest_initrd(busybox: bytes, guest: Path = GUEST) -> bytes:
+    """Return the root file system of a Linux guest: busybox, with a prompt on the console.
+
+    `guest` has the inittab and rc of busybox's init.
+    """
     buffer = io.BytesIO()
     root = cpio.Writer(buffer)
     for name in _GUEST_FOLDERS:
@@ -170,7 +173,7 @@ def guest_initrd(busybox: bytes) -> bytes:
     root.link("bin", "usr/bin")
     root.link("sbin", "usr/bin")
     root.link("init", "bin/busybox")
-    root.add("etc/inittab", (GUEST / "inittab").read_bytes())
-    root.add("etc/rc", (GUEST / "rc").read_bytes(), 0o755)
+    root.add("etc/inittab", (guest / "inittab").read_bytes())
+    root.add("etc/rc", (guest / "rc").read_bytes(), 0o755)
     root.close()
     return buffer.getvalue()
