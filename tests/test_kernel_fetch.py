@@ -13,13 +13,13 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from test_image_packed import zboot_of
 
 from pvlock import image, initrd
 from pvlock.errors import ConfigError, LabError
 from pvlock.kernel import debian, fetch
 from test_cli import ENVIRONMENT, PVLOCK, complaint
 from test_image import linux
-from test_image_packed import zboot_of
 from test_lab import entries
 
 NOWHERE = "http://127.0.0.1:9/debian"
