@@ -35,7 +35,7 @@ def test_the_series_lists_all_patches() -> None:
 
 def test_numbers_and_signatures() -> None:
     for number, patch in enumerate(PATCHES, start=1):
-        assert f"\nSubject: [PATCH {number}/{len(PATCHES)}] " in patch.text
+        assert f"\nSubject: [PATCH {number:02}/{len(PATCHES)}] " in patch.text
         assert patch.name.startswith(f"{number:04}-")
         # Only whoever posts a patch can sign it off.
         assert not re.search("^Signed-off-by", patch.text, re.M)
@@ -137,7 +137,8 @@ def git(folder: Path, *arguments: str, text: str | None = None) -> str:
 
 
 @pytest.mark.parametrize(
-    ("linux", "kernel", "options"), [("6.12", None, ()), ("6.1", "guest", ("-C1",))]
+    ("linux", "kernel", "options"),
+    [("6.12", None, ()), ("6.12", "host", ()), ("6.12", "guest", ()), ("6.1", "guest", ("-C1",))],
 )
 def test_they_apply(
     tree: Callable[[str], Path], linux: str, kernel: str | None, options: tuple[str, ...]
