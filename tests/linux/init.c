@@ -18,6 +18,7 @@
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -108,6 +109,71 @@ static void sample(int samples)
 	stop = true;
 	for (long cpu = 0; cpu < cpus; cpu++)
 		pthread_join(threads[cpu], NULL);
+	stop = false;
+}
+
+static double now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec + time.tv_nsec * 1e-9;
+}
+
+/* Make and remove a file, again and again: all CPUs want one directory's rwsem. */
+static void *create(void *argument)
+{
+	unsigned long *operations = argument;
+	char name[32];
+
+	snprintf(name, sizeof(name), "/load/%p", argument);
+	while (!stop) {
+		int fd = open(name, O_CREAT | O_RDWR, 0600);
+
+		if (fd < 0 || close(fd) || unlink(name))
+			die(name);
+		__atomic_fetch_add(operations, 1, __ATOMIC_RELAXED);
+	}
+	return NULL;
+}
+
+/* Take and drop a descriptor: all threads want the spinlock of one table of files. */
+static void *duplicate(void *argument)
+{
+	unsigned long *operations = argument;
+
+	while (!stop) {
+		int fd = dup(1);
+
+		if (fd < 0 || close(fd))
+			die("dup");
+		__atomic_fetch_add(operations, 1, __ATOMIC_RELAXED);
+	}
+	return NULL;
+}
+
+static void load(int milliseconds, void *(*work)(void *))
+{
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	struct { unsigned long operations, padding[31]; } counts[cpus];
+	pthread_t threads[cpus];
+	struct timespec pause = { .tv_nsec = 10000000 };
+	unsigned long sum = 0;
+	double began;
+
+	memset(counts, 0, sizeof(counts));
+	for (long cpu = 0; cpu < cpus; cpu++)
+		if (pthread_create(&threads[cpu], NULL, work, &counts[cpu].operations))
+			die("pthread_create");
+	for (began = now(); now() - began < milliseconds * 1e-3;)
+		nanosleep(&pause, NULL);
+	stop = true;
+	for (long cpu = 0; cpu < cpus; cpu++) {
+		pthread_join(threads[cpu], NULL);
+		sum += counts[cpu].operations;
+	}
+	say("load %.0f operations per second", sum / (now() - began));
+	stop = false;
 }
 
 static void hotplug(void)
@@ -118,6 +184,20 @@ static void hotplug(void)
 	show("again", FLAGS);
 }
 
+static void program(char *path)
+{
+	pid_t child = fork();
+	int status = 0;
+
+	if (!child) {
+		execl(path, path, NULL);
+		_exit(127);
+	}
+	if (child < 0 || waitpid(child, &status, 0) != child)
+		die(path);
+	say("status %d of %s", WIFEXITED(status) ? WEXITSTATUS(status) : -1, path);
+}
+
 int main(void)
 {
 	const char *samples = getenv("samples");
@@ -125,10 +205,19 @@ int main(void)
 	attach("proc", "/proc");
 	attach("sysfs", "/sys");
 	attach("debugfs", "/sys/kernel/debug");
+	attach("devtmpfs", "/dev");
 	say("cpus %ld", sysconf(_SC_NPROCESSORS_ONLN));
 	show("flag", FLAGS);
 	if (samples)
 		sample(atoi(samples));
+	if (getenv("create")) {
+		attach("tmpfs", "/load");
+		load(atoi(getenv("create")), create);
+	}
+	if (getenv("duplicate"))
+		load(atoi(getenv("duplicate")), duplicate);
+	if (getenv("run"))
+		program(getenv("run"));
 	if (getenv("hotplug"))
 		hotplug();
 	show("spinlock", SPINLOCKS);
