@@ -65,7 +65,7 @@ class Kernel:
 def key(kernel: str, taken: Source) -> str:
     """Return the name of what is kept: a hash of all that decides what is in it."""
     parts = [taken.digest, tools.compiler_version(), json.dumps(_STAMPS)]
-    parts += [patch.text for patch in series.patches(kernel)]
+    parts += [patch.change for patch in series.patches(kernel)]
     parts.append(series.fragment(kernel).read_text("utf-8"))
     return f"{kernel}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}"
 

@@ -26,6 +26,12 @@ class Patch:
         """All of it."""
         return self.path.read_text("utf-8")
 
+    @property
+    def change(self) -> str:
+        """What it does to a kernel, without what it says about that."""
+        _, header, rest = self.text.partition("\ndiff --git ")
+        return header + rest if header else self.text
+
 
 def folder() -> Path:
     """Return the folder linux/: in a wheel beside this module, else at the root of the project."""
