@@ -130,6 +130,7 @@ def build_helper() -> None:
     target = ["-target", f"{machine}-linux-gnu.2.28"] if glibc else []
     link = ["-Wl,-undefined,dynamic_lookup"] if mac else []
     command = [*ZIG_CC, *target, *WARNINGS, "-O2", "-g0", "-s", "-shared", "-fPIC"]
+    command += ["-fomit-frame-pointer"]
     command += ["-fvisibility=hidden", "-fno-sanitize=all", *link, "-I", str(include)]
     sources = map(str, sorted((ROOT / "native").glob("*.c")))
     subprocess.run([*command, *sources, "-o", str(output)], check=True)

@@ -21,7 +21,7 @@ PvlockError
 
 
 class PvlockError(Exception):
-    """Root of all errors below; its text is a line to act on, or that and a guest's last lines."""
+    """The root of all errors of pvlock. Its text is a line to act on."""
 
 
 class ConfigError(PvlockError):
@@ -46,7 +46,7 @@ class InputError(PvlockError):
 
 
 class MemoryAccessError(PvlockError):
-    """An access that no memory slot holds as a whole: `address` and `size` in bytes, and `who`."""
+    """`who` made an access of `size` bytes at IPA `address`, which no memory slot holds whole."""
 
     def __init__(self, address: int, size: int, who: str) -> None:
         super().__init__(f"{who}: {size} bytes at IPA {address:#x} are not inside a memory slot")
@@ -54,7 +54,7 @@ class MemoryAccessError(PvlockError):
 
 
 class StateError(PvlockError):
-    """A call that needs another state: `actual` and `required` name both."""
+    """A call needs another state of `what`: the state is `actual`, and must be `required`."""
 
     def __init__(self, what: str, actual: str, required: str) -> None:
         super().__init__(f"{what}: the machine is {actual}, must be {required}")
@@ -86,7 +86,7 @@ class EngineUnavailable(EngineError):
 
 
 class WorkerDied(EngineError):
-    """A worker process ended by itself: `how` it ended, the `vcpu` it ran (if any) and its `pc`."""
+    """A worker process died: `how`, and the `vcpu` it ran, with its `pc` (None: it ran none)."""
 
     def __init__(self, how: str, vcpu: int | None, pc: int | None) -> None:
         where = "before it ran a VCPU" if vcpu is None else f"VCPU {vcpu} at PC {pc or 0:#x}"

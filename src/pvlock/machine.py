@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 _DTB_ROOM = 2 << 20
 _MAX_BOOTARGS = 4096
+_RNG_SEED_BYTES = 64
+"""What Linux's random numbers begin with: they would else be ready after a second, and slow."""
 _TRACE_STEP_NS = 250_000
 """How often the rings are emptied: a VCPU that records an event every 30 ns fills its own."""
 _LATE_NS = 1_000_000_000
@@ -366,6 +368,7 @@ class Machine:
                 trace_base=self._trace.base if self._recorder else None,
                 trace_size=self._trace.size if self._recorder else 0,
                 bootargs=self._bootargs,
+                rng_seed=_words(self.engine.entropy(_RNG_SEED_BYTES)),
                 initrd_start=None if initrd is None else initrd[0],
                 initrd_end=None if initrd is None else sum(initrd),
                 timer_virtual=memory_map.VIRTUAL_TIMER_PPI,
@@ -389,6 +392,11 @@ def _check(name: str, value: int, low: int, high: int) -> None:
 
 def _mib(size: int) -> str:
     return f"{size / (1 << 20):.1f} MiB"
+
+
+def _words(data: bytes) -> tuple[int, ...]:
+    """Return `data` as the cells of a device tree."""
+    return tuple(int.from_bytes(data[at : at + 4], "big") for at in range(0, len(data), 4))
 
 
 def _check_script(config: EngineConfig) -> None:

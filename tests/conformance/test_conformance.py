@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The conformance suite on our own machine, and what it makes of machines that lie."""
+"""The conformance suite on our own machine, and on machines that are not what they claim."""
 
 import errno
 import functools
@@ -42,7 +42,7 @@ def only(make: MakeMachine, *names: str, **options: Any) -> dict[str, Outcome]:
 
 @pytest.mark.parametrize("policy", Policy)
 def test_all_cases_pass_on_the_emulator(policy: Policy) -> None:
-    """And none is skipped but the one that is about the other policy."""
+    """All cases pass, and only the one that is about the other policy is skipped."""
     bad = [(o.case.name, o.run, o.verdict, o.reason) for o in outcomes(policy)
            if o.verdict is not Verdict.OK]  # fmt: skip
     other = "blocked-sparing" if policy is Policy.SCHEDULED_OUT else "blocked-letter"
@@ -71,7 +71,7 @@ def test_timing_cases_have_evidence(policy: Policy) -> None:
 
 
 def test_the_same_twice() -> None:
-    """Virtual time: the evidence is the same to the last digit."""
+    """In virtual time the evidence is the same to the last digit."""
     again = tuple(run(Machine, Policy.PREEMPTED, ["6.*"]))
     first = [o for o in outcomes(Policy.PREEMPTED) if o.case.clause.startswith("6.")]
     assert [(o.case, o.verdict) for o in again if o.case is not RUN] == [
@@ -106,7 +106,7 @@ def test_selection() -> None:
 
 
 def test_a_machine_without_pvlock_cannot_skip() -> None:
-    """The engine claims PV-lock: a guest that finds none has found a failure."""
+    """The engine claims PV-lock, so a guest that finds none has found a failure."""
 
     def make(vcpus: int, pcpus: int, **options: Any) -> Machine:
         return Machine(vcpus, pcpus, **options | {"pvlock": False})
@@ -160,7 +160,7 @@ def test_a_guest_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_overcommitment_is_observed_or_not() -> None:
-    """Never ok where there is none."""
+    """The case is never ok where nothing is overcommitted."""
     found = only(Machine, "preempted-reads-1", "time-is-stolen", "running-reads-0")
     for name in ("preempted-reads-1", "time-is-stolen"):
         assert found[name].verdict is Verdict.SKIPPED
@@ -170,7 +170,7 @@ def test_overcommitment_is_observed_or_not() -> None:
 
 @pytest.mark.parametrize("pv_time", [True, False])
 def test_a_flag_that_is_never_set(pv_time: bool) -> None:
-    """Also where nobody promised that the host stops VCPUs in one way only (strict)."""
+    """The case fails also where nobody promised that the host stops VCPUs in one way (strict)."""
 
     class Silent(Machine):
         def publish(self, vcpu: int) -> None:
@@ -269,7 +269,7 @@ def test_judgement(verdicts: list[tuple[str, Verdict]], profile: str, conforms: 
 
 
 def test_a_run_alone_is_nothing() -> None:
-    """That the guest ended is no clause."""
+    """A run in which the guest only ended does not conform: no clause was judged."""
     judgement: Judgement = judge([Outcome(RUN, Verdict.OK)], "pvlock")
     assert not judgement.conforms
     assert not judge([outcome("document", Verdict.OK), Outcome(RUN, Verdict.FAILED)],
@@ -280,7 +280,7 @@ def test_a_run_alone_is_nothing() -> None:
 
 
 class OtherVm:
-    """A VM object that is not a Machine, as the author of another VMM would adapt it."""
+    """A VM object that is not a Machine, adapted as the author of another VMM would do."""
 
     region, region_size, outside = 0x8000_0000, 0x1000, 0x9000_0000
 

@@ -23,14 +23,14 @@ UART = f"/pl011@{UART_BASE:x}"
 
 
 def edit_tree(machine: Machine, edit: Callable[[bytes], bytes]) -> None:
-    """Give the machine, which is loaded, another device tree in the place of its own."""
+    """Give a loaded machine another device tree in place of its own."""
     at = machine.vcpus[0].get("x0")
     size = int.from_bytes(machine.memory.read(at + 4, 4, "test"), "big")
     machine.memory.write(at, edit(machine.memory.read(at, size, "test")), "test")
 
 
 class Edited(Machine):
-    """A machine with another device tree, and a console that can be a 16550 instead."""
+    """A machine with another device tree, whose console can be a 16550 instead of a PL011."""
 
     def __init__(self, *args: Any, edit: Edit, shift: int = 0, **options: Any) -> None:
         self._edit, self._shift = edit, shift
@@ -76,7 +76,7 @@ def edited(edit: Edit, bootargs: str = ONE, vcpus: int = 2, shift: int = 0) -> t
 
 @pytest.mark.parametrize("offset", [0, 0x1000, 0x20_0000, 0x20_F000, 0x130_1000])
 def test_any_page(offset: int) -> None:
-    """As a boot loader that ignores everything but pages might place it."""
+    """The guest runs on any page, as a boot loader may place it that respects nothing but pages."""
     image = bytearray(binary("Image"))
     struct.pack_into("<Q", image, 8, offset)
     with Machine(2, bootargs="cases=3.*,6.2 observe=1") as machine:
@@ -140,7 +140,7 @@ def _by_alias(tree: fdt.FDT) -> None:
 
 
 def _second_uart(tree: fdt.FDT) -> None:
-    """One that is not the console, and would abort, comes first; a disabled one too."""
+    """Add, before the console, a UART that would abort and a disabled one."""
     for name, status in (("pl011@f000000", "okay"), ("pl011@f001000", "disabled")):
         node = fdt.Node(name)
         node.set_property("compatible", ["arm,pl011", "arm,primecell"])
@@ -166,7 +166,7 @@ def test_console_is_found(edit: Edit) -> None:
     ("shift", "width", "given"), [(0, 1, False), (0, 1, True), (2, 4, True), (1, 2, True)]
 )
 def test_16550(shift: int, width: int, given: bool) -> None:
-    """As kvmtool and Firecracker have it (bytes), and as boards do."""
+    """A 16550 has byte registers in kvmtool and Firecracker, and wider ones on boards."""
 
     def edit(tree: fdt.FDT) -> None:
         tree.set_property("compatible", "ns16550a", UART)
@@ -190,7 +190,7 @@ def test_one_cell_each() -> None:
                 cells = list(node.get_property("reg").data)
                 assert not any(cells[::2])
                 node.set_property("reg", cells[1::2])
-        # Below it two cells remain, which a bus without translation must not change.
+        # Below this node two cells remain. A bus without translation must not change them.
         assert tree.get_property("#address-cells", "/reserved-memory").value == 2
 
     log, _ = edited(edit, "cases=in-memory,node,affinity")
@@ -229,7 +229,7 @@ def test_affinity_with_two_cells() -> None:
 
 
 def test_only_the_document() -> None:
-    """A hypervisor that never heard of our binding: what the document asks for can be judged."""
+    """A hypervisor that does not know our binding can be judged by what the document asks for."""
 
     def edit(tree: fdt.FDT) -> None:
         tree.remove_node("reserved-memory", "/")
@@ -237,7 +237,7 @@ def test_only_the_document() -> None:
     log, _ = edited(edit, "profile=document observe=5")
     assert log.facts["policy"] == "scheduled-out (inferred)"
     assert {o.case.name for o in log.outcomes if o.verdict == "skipped"} == {
-        "preempted-unset",  # it is set
+        "preempted-unset",  # the address is set
         "preempted-reads-1",  # two VCPUs on two CPUs
         "time-is-stolen",
         "watch",  # no boot argument
@@ -283,7 +283,7 @@ def test_no_conduit_is_said() -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_damaged_device_trees(seed: int) -> None:
-    """Whatever the tree says, the guest ends: it turns itself off or has nothing left to do."""
+    """Whatever the tree says, the guest turns the machine off, or has nothing left to do."""
     chance = random.Random(seed)
 
     def damage(tree: bytes) -> bytes:

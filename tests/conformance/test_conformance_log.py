@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""conformance/tap.py: a log is whole and consistent, or it is refused with the reason."""
+"""conformance/tap.py takes a log that is whole and consistent, and refuses others with a reason."""
 
 import functools
 import re
@@ -86,7 +86,7 @@ def test_any_part_of_a_log_is_refused() -> None:
 
 
 def test_each_line_of_structure_counts() -> None:
-    """Left out, doubled, or changed places with the next: always refused."""
+    """A log is refused if a line of structure is missing, doubled, or behind the next line."""
     everything = lines()
     for number, line in enumerate(everything[:-1]):
         if not STRUCTURE.match(line):
@@ -127,7 +127,7 @@ def test_changes(old: str, new: str, why: str) -> None:
 
 
 def test_a_guest_that_starts_twice() -> None:
-    """As when a crash resets the machine: neither run counts."""
+    """If a crash resets the machine, neither run counts."""
     assert "a second time" in refusal(log() + log())
     assert "a second time" in refusal(log()[:2000] + "\n" + log())
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guests' globals: those of the conformance guest cannot be taken for the library's."""
+"""No global of the conformance guest can be taken for one of the guests' library."""
 
 import struct
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The conformance suite tells wrong hypervisors from right ones (tests/mutants).
 
-docs/mutants.md is made of the same list:
-PVLOCK_UPDATE=1 pytest tests/conformance/test_mutants.py writes it.
+docs/mutants.md has the same list. PVLOCK_UPDATE=1 pytest tests/conformance/test_mutants.py
+writes it.
 """
 
 import ast
@@ -50,7 +50,7 @@ def test_every_case_named_catches_its_mutant(name: str) -> None:
     with catalogue.switched_on(name):
         found = failed(mutant.policy, mutant.caught_by)
     assert set(mutant.caught_by) <= set(found), found
-    # It is the case that fails, not the machine that breaks.
+    # The case must fail, and the machine must not break.
     assert not any("ended before" in reason for reason in found.values()), found
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The conformance guest under a hypervisor that is not ours: QEMU, which has no PV-lock."""
+"""The conformance guest under QEMU, a hypervisor that is not ours and has no PV-lock."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from pvlock.conformance.tap import Log, parse
 
 QEMU = shutil.which("qemu-system-aarch64")
 SECONDS = 60
-# What an absent interface leaves to judge, where SMCCC 1.1 is not there either.
+# The cases that can be judged without PV-lock and without SMCCC 1.1.
 JUDGED = ["discovery-order", "conduit", "no-node", "affinity"]
 
 pytestmark = pytest.mark.skipif(
@@ -70,7 +70,7 @@ def test_conduit_smc_and_el2(tmp_path: Path, gic: int) -> None:
 
 
 def test_many_cpus(tmp_path: Path) -> None:
-    """More than one group of 16, so that affinities and redistributors are not just numbers."""
+    """There is more than one group of 16 VCPUs, so affinities are not just VCPU numbers."""
     log = parse(run(tmp_path, "Image", "gic-version=3", 20, "cases=affinity"))
     (outcome,) = log.outcomes
     assert (outcome.verdict, outcome.evidence["vcpus"]) == ("ok", 20)

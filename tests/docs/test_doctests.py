@@ -7,11 +7,30 @@ import importlib
 import pytest
 
 MODULES = {
+    "pvlock.abi": 2,
+    "pvlock.attribute": 1,
+    "pvlock.conformance.cases": 2,
+    "pvlock.conformance.outcome": 1,
+    "pvlock.conformance.render": 1,
+    "pvlock.conformance.runner": 1,
+    "pvlock.conformance.schedule": 1,
+    "pvlock.conformance.tap": 1,
+    "pvlock.conformance.userspace": 1,
     "pvlock.duration": 1,
+    "pvlock.engines": 1,
+    "pvlock.engines.contract": 1,
+    "pvlock.fdt": 1,
     "pvlock.host": 5,
+    "pvlock.hypercall": 1,
+    "pvlock.image": 2,
     "pvlock.machine": 2,
-    "pvlock.sweep.grid": 1,
-    "pvlock.workload": 1,
+    "pvlock.memory": 1,
+    "pvlock.pl011": 1,
+    "pvlock.region": 3,
+    "pvlock.report": 1,
+    "pvlock.sweep.grid": 2,
+    "pvlock.sweep.results": 2,
+    "pvlock.workload": 3,
 }
 """The modules that have examples, and how many docstrings of each at least."""
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The walks in docs/architecture.md name places in the code, and these are where it says.
 
-`PVLOCK_UPDATE=1 pytest tests/test_walk.py` writes the lines anew when code above them has changed.
+When lines have moved, `PVLOCK_UPDATE=1 pytest tests/docs/test_walk.py` writes their new numbers.
 """
 
 import ast

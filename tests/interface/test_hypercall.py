@@ -84,7 +84,7 @@ def test_pv_lock_preempted(calls: Hypercalls) -> None:
     for _ in range(2):
         assert x0(calls, abi.PV_LOCK_PREEMPTED, vcpu=1) == BASE + 64
         assert contents(calls) == before[:64] + bytes(64) + before[128:]
-        calls.pvlock.publish(1, True)
+        calls.pvlock.memory.write_u64(BASE + 64, 1, "test")
     after = contents(calls)
     assert x0(calls, abi.PV_LOCK_PREEMPTED, vcpu=2) == REFUSED
     assert contents(calls) == after

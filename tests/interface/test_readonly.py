@@ -49,7 +49,7 @@ def test_store_does_not_undo_a_published_flag(guest: Callable[[str], Path]) -> N
         machine.load(guest("stores"))
         while "structure" not in machine.console.text:
             assert machine.run(machine.usage().time_ns + 1_000) is None
-        machine.pvlock.publish(0, True)
+        machine.memory.write_u64(machine.pvlock.addresses[0], 1, "test")
         assert machine.run(10_000_000) is SystemEvent.OFF
         for line in machine.console.text.splitlines()[1:-1]:
             assert line.endswith("before 1 after 1"), line

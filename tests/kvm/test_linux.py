@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Debian's own, unmodified kernel in a PV-lock machine on KVM, by the command line.
 
-PVLOCK_LINUX names a folder with its Image and an initrd whose /init starts a shell on the console;
-in the lab it is /guest.
+PVLOCK_LINUX names a folder with the kernel's Image and an initrd whose /init starts a shell on the
+console. In the lab, that folder is /guest.
 """
 
 import gzip
@@ -80,7 +80,7 @@ class Session:
 
 
 def test_a_session_with_a_reboot(nothing_left: None) -> None:
-    """Prompt, commands, CPU off and on, a reboot that comes back, and power-off with status 0."""
+    """A session has a prompt, commands, a CPU off and on, a reboot, and power-off with status 0."""
     with Session(
         *("--kernel", str(KERNEL), "--initrd", str(INITRD), "--vcpus", "4"),
         *("--append", "console=ttyAMA0 quiet"),
@@ -98,7 +98,7 @@ def _converse(session: Session) -> None:
     assert session.expect(r"^([\d,-]+)\n")[1] == "0,2-3"
     session.say("echo 1 > cpu1/online; cat online; cd /")
     assert session.expect(r"^([\d,-]+)\n")[1] == "0-3"
-    # What Linux made of the device tree: the interrupt controller, and a console that interrupts.
+    # Linux has found the interrupt controller, and a console that interrupts.
     session.say("grep -c GICv3 /proc/interrupts; grep -o uart-pl011 /proc/interrupts")
     assert int(session.expect(r"^(\d+)\nuart-pl011\n")[1]) >= 2
     session.say("reboot")

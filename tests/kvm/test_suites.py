@@ -18,7 +18,7 @@ def pvlock(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_conformance(nothing_left: None) -> None:
-    """No case fails but those that a stock kernel decides, and these are not called passed."""
+    """Only the cases fail that a stock kernel decides, and they do not count as passed."""
     done = pvlock("check", "--engine", "kvm", "--format", "json")
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)
@@ -32,7 +32,7 @@ def test_conformance(nothing_left: None) -> None:
 
 
 def test_hostile_guests(nothing_left: None) -> None:
-    """The host survives them, and a machine beside them notices nothing."""
+    """The host survives the guests, and a machine beside them notices nothing."""
     done = pvlock("fuzz", "--engine", "kvm", "--operations", "20000", "--per-case", "5000",
                   "--seed", "1", "--jobs", "1", "--findings", "/tmp/findings")  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

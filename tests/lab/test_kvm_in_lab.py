@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""tests/kvm on a virtual arm64 host, where this one has no KVM of that kind (pvlock lab)."""
+"""Runs tests/kvm on a virtual arm64 host (pvlock lab), where this host has no arm64 KVM."""
 
 import ast
 import json
@@ -22,7 +22,7 @@ TESTS = ROOT / "tests"
 GUESTS = ("calls", "contract", "flags", "reset", "samples", "stores")
 COMPARED = ("calls", "contract", "stores")
 HELPERS = ("recorder.py", "../build_native.py")
-# protobuf is installed with code for this machine's processor, and works without it, in Python.
+# protobuf is installed with code for this machine's processor, but also works in pure Python.
 LIBRARIES = "/usr/lib/aarch64-linux-gnu/blas:/usr/lib/aarch64-linux-gnu/lapack"
 """NumPy's, which Debian finds by links that are made when a package is configured."""
 
@@ -44,7 +44,7 @@ def results(
     init: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, list[tuple[str, str]]]:
-    """Run them all in one lab; return what came of each, by name: (outcome, words)."""
+    """Run all tests in one lab; return the outcome and the words of each, by name."""
     for name in tools.NAMES:
         if shutil.which(name) is None:
             pytest.skip(f"needs {name}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`pvlock lab`: its image, what goes in and out, how it ends; without QEMU, see test_lab_qemu."""
+"""`pvlock lab` without QEMU: its image, what goes in and out, how it ends (see test_lab_qemu)."""
 
 import io
 import os
@@ -26,7 +26,7 @@ PATIENCE_S = 60
 
 
 def entries(archive: bytes) -> dict[str, tuple[int, bytes]]:
-    """Return mode and contents by name, read as the kernel's documentation says; all archives."""
+    """Return mode and contents by name, of all archives, as the kernel's documentation says."""
     found: dict[str, tuple[int, bytes]] = {}
     at = 0
     while at < len(archive):
@@ -138,7 +138,7 @@ def test_no_mirror_where_there_is_no_release_file(tmp_path: Path) -> None:
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """Return a function that puts a Python program NAME where only such are found."""
+    """Return a function that makes a Python program NAME; only such programs are found."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
@@ -276,7 +276,7 @@ def test_bad_options_are_one_line(
 
 
 def lab(*arguments: str, path: Path | None = None, given: bytes | None = None) -> Done:
-    """Run `pvlock lab`, with the programs in `path` only, and `given` as its standard input."""
+    """Run `pvlock lab` with no programs but those in `path`, and with `given` as its input."""
     environment = ENVIRONMENT | ({"PATH": str(path)} if path else {})
     done = subprocess.run(
         [*PVLOCK, "lab", *arguments], input=given if given is not None else b"",
@@ -409,7 +409,7 @@ def test_arguments_of_qemu() -> None:
     assert ports == set(range(1, len(relay.CHANNELS) - 1))
 
 
-# Stands for QEMU: has the channels, and does what its test says.
+# This program stands for QEMU. It has the channels, and does what its test says.
 QEMU = """
 import os, re, socket, sys, time
 channel = {
@@ -426,7 +426,7 @@ def read_all(name):
 
 
 class FakeLab:
-    """Runs host.run() with QEMU replaced."""
+    """Runs host.run() with another program in place of QEMU."""
 
     def __init__(self, folder: Path, programs: Callable[[str, str], None]) -> None:
         self.programs, self.folder = programs, folder
@@ -470,7 +470,7 @@ channel["status"].send(b"17\\n")
 
 
 def test_input_arrives_whole_and_ends(fake_lab: FakeLab, tmp_path: Path) -> None:
-    # More than the socket holds, and taken late: it must wait, and not be lost.
+    # This is more than the socket holds, and taken late. It must wait, and not be lost.
     (tmp_path / "input").write_bytes(os.urandom(1_000_000))
     program = """
 time.sleep(0.5)
@@ -494,7 +494,7 @@ channel["status"].send(b"started\\n0\\n")
          r"the lab's kernel failed: \[1\] Kernel panic - not syncing: X"),
         ("channel['status'].send(b'started\\n'); channel['kernel'].send(b'last words')",
          "ended before its command: last words"),
-        # Cut off within the status: no status at all.
+        # A status that is cut off is no status.
         ("channel['status'].send(b'started\\n1')", "ended before its command"),
     ],
 )  # fmt: skip

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The Linux chapter of docs/tutorial.md, as it stands there: the command, then what is typed."""
+"""Runs the Linux chapter of docs/tutorial.md as it stands: the command, then what is typed."""
 
 import os
 import re
@@ -58,7 +58,7 @@ def test_the_tutorial_s_linux_chapter() -> None:
 
 
 class Console:
-    """What a process prints, read with a deadline."""
+    """Reads what a process prints, with a deadline."""
 
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
         assert process.stdin is not None and process.stdout is not None
@@ -72,7 +72,7 @@ class Console:
         self._stdin.write(line.encode() + b"\n")
 
     def expect(self, words: str) -> str:
-        """Wait for `words`; return what came before, since the last time."""
+        """Wait for `words`; return what came before them since the last call."""
         deadline = time.monotonic() + SECONDS
         while (found := self.text.find(words, self._at)) < 0:
             left = deadline - time.monotonic()

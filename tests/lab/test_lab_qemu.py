@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`pvlock lab` with QEMU and Debian's packages; few boots, since each takes both cores for 6 s."""
+"""`pvlock lab` with QEMU and Debian's packages. Boots are few: each takes both cores for 6 s."""
 
 import contextlib
 import fcntl
@@ -25,7 +25,7 @@ from pvlock.lab import image, relay, tools
 
 @pytest.fixture(scope="module")
 def real() -> None:
-    """Skip where there is no lab; build its image first, so that no test's time goes into that."""
+    """Skip where there is no lab. Build its image first, so that no test's time is spent on it."""
     for name in tools.NAMES:
         if shutil.which(name) is None:
             pytest.skip(f"needs {name}")
@@ -68,7 +68,7 @@ sys.exit(41)
 
 @pytest.fixture(scope="module")
 def facts(real: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Path]:
-    """What one command finds in the lab, and the files that it brings back."""
+    """Return what one command finds in the lab, and the files that it brings back."""
     folder = tmp_path_factory.mktemp("lab")
     (folder / "facts.py").write_text(FACTS)
     done = lab(
@@ -101,7 +101,7 @@ def test_what_the_command_left_comes_back(facts: tuple[Done, Path]) -> None:
 
 
 class Session:
-    """A program, its input and output on a terminal, as expect(1) would use it."""
+    """A program with its input and output on a terminal, as expect(1) would use it."""
 
     def __init__(self, command: list[str]) -> None:
         self.text = b""
@@ -117,7 +117,7 @@ class Session:
         )  # fmt: skip
 
     def expect(self, words: bytes) -> None:
-        """Wait for `words`, and drop the output up to them."""
+        """Wait for `words`, and drop the output before them."""
         assert self.seen(words, PATIENCE_S), f"no {words!r} in {self.text!r}"
         self.text = self.text.partition(words)[2]
 
@@ -128,7 +128,7 @@ class Session:
             left = max(deadline - time.monotonic(), 0)
             if not select.select([self._leader], [], [], left)[0]:
                 return False
-            # QEMU leaves it to the terminal to add carriage returns to those that are there.
+            # The terminal adds carriage returns to those that QEMU sends.
             self.text += os.read(self._leader, 1000).replace(b"\r", b"")
         return True
 
@@ -136,7 +136,7 @@ class Session:
         os.write(self._leader, keys)
 
     def end(self) -> int:
-        """Wait for the program; the terminal must be as it was."""
+        """Wait for the program to end. The terminal must be as it was."""
         status = self.process.wait(PATIENCE_S)
         assert termios.tcgetattr(self._follower) == self.before
         return status
@@ -164,7 +164,7 @@ def interrupt(shell: Session) -> None:
     """Start a program that answers, so that it surely has the terminal, and interrupt it."""
     shell.type(b"sed s/^/answer-/\r")
     for _ in range(PATIENCE_S):
-        # What is typed before it has the terminal may be lost: the shell has read it.
+        # The shell may have read, and so lost, what is typed before the program has the terminal.
         shell.type(b"x\r")
         if shell.seen(b"answer-x", 1):
             break
@@ -242,7 +242,7 @@ def test_a_panic_of_the_labs_kernel(real: None) -> None:
 def test_the_guests_kernel_and_initrd(
     facts: tuple[Done, Path], session: Callable[[list[str]], Session]
 ) -> None:
-    """What `pvlock run --kernel /guest/Image --initrd /guest/initrd` gets, on QEMU's own VM."""
+    """The kernel and the initrd of `pvlock run --kernel /guest/Image ...` boot on QEMU's own VM."""
     made = image.get(image.default_folder(), [], None, lambda _text: None)
     guest = session([
         "qemu-system-aarch64", "-M", "virt,gic-version=3", "-cpu", "cortex-a76", "-smp", "2",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`pvlock sweep`: each run once, the same bytes whatever happens, and failures that are told."""
+"""`pvlock sweep` does each run once, gives the same bytes whatever happens, and tells failures."""
 
 import csv
 import json
@@ -36,7 +36,7 @@ PATIENCE_S: Final = 120
 CELL: Final = Settings(guest="idle", vcpus=2, pcpus=1, duration_ns=300_000, slice_ns=100_000)
 AXES: Final = ["--guest=idle", "--vcpus=1,2", "--pcpus=1", "--slice=100us", "--duration=300us"]
 GRID: Final = [*AXES, "--seeds=3"]
-RUNS_OF_GRID: Final = 3 * 4  # with and without, of 1 and 2 VCPUs; baselines are among them
+RUNS_OF_GRID: Final = 3 * 4  # with and without PV-lock, 1 and 2 VCPUs; baselines are among them
 
 
 def pvlock(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -54,7 +54,7 @@ def measurement(throughput: float = 1000.0) -> Measurement:
 
 
 class Fake:
-    """An executor that needs no machine: last job first, and it remembers what it did."""
+    """An executor that needs no machine. It does the last job first, and remembers what it did."""
 
     def __init__(self, outcome: Callable[[Run], Outcome] = lambda run: measurement()) -> None:
         self.outcome, self.did = outcome, list[Run]()
@@ -90,7 +90,7 @@ def test_only_runs_with_pvlock_depend_on_the_policy() -> None:
 
 
 def test_shared_runs_are_what_the_cells_own_would_be() -> None:
-    """What runs_of() takes to be equal is equal, in whatever the guest and the machine report."""
+    """Runs that runs_of() takes for equal are equal in all that guest and machine report."""
     cell = Settings(vcpus=4, pcpus=2, duration_ns=1_000_000, slice_ns=200_000)
     for name, run in runs_of(replace(cell, policy=Policy.PREEMPTED)).items():
         own = workload.run(name, replace(cell, policy=Policy.PREEMPTED))
@@ -189,7 +189,7 @@ def test_failures_are_not_kept_and_do_not_stop_the_rest(tmp_path: Path) -> None:
 def test_a_worker_that_dies_fails_its_cell_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker really dies: of an instruction that aborts Unicorn."""
+    """The worker really dies, of an instruction that aborts Unicorn."""
     killer = assemble(f".inst {ABORTS_UNICORN:#x}")
     known = workload.image_of
     monkeypatch.setattr(
@@ -242,7 +242,7 @@ def test_the_estimate_goes_by_what_runs_cost() -> None:
 
 
 def test_killed_half_way_and_started_again(tmp_path: Path) -> None:
-    """SIGKILL when some runs are done; the second time does the others only."""
+    """A sweep is killed when some runs are done. The second one does only the others."""
 
     def sweep(name: str) -> list[str]:
         outputs = [arg for end in ("csv", "json") for arg in ("--out", f"{tmp_path}/{name}.{end}")]
@@ -283,7 +283,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    # As a terminal does it: to the whole group, so the emulators get it too.
+    # A terminal signals the whole group, so the emulators get the signal too.
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
@@ -294,7 +294,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 def test_dask_gives_the_same_bytes(tmp_path: Path) -> None:
-    """A scheduler and three worker processes; the killer of a worker fails alone."""
+    """There are a scheduler and three workers. Only the run that kills a worker fails."""
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
         n_workers=3, threads_per_worker=1, processes=True, dashboard_address=None
@@ -454,7 +454,7 @@ def test_a_missing_library_is_named_with_its_remedy(
 
 
 def results() -> list[CellResult]:
-    """A sweep without machines, with gains, losses, no effects, failures and nothing at all."""
+    """Return made-up results: gains, losses, no effects, failures and nothing at all."""
     found = []
     for guest, factor in (("mutex", 3.0), ("rwsem", 0.7), ("idle", 1.0)):
         for vcpus in (4, 8):
@@ -522,7 +522,7 @@ def test_pictures_are_drawn_one_for_each_policy(tmp_path: Path) -> None:
 
 
 def test_pictures_split_by_what_shares_a_place_only(tmp_path: Path) -> None:
-    """A longer slice may run longer: it has a panel of its own, or a picture named after it."""
+    """A longer slice has a panel of its own, or a picture named after it."""
     pytest.importorskip("matplotlib")
     from pvlock.sweep import figures
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Grids: files and options say the same, and nonsense is a ConfigError of one line."""
+"""Grids by files and by options are the same, and nonsense is a ConfigError of one line."""
 
 import itertools
 import json
@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def toml(value: Any) -> str:
-    """Return a value as TOML; None has no form there, so it is nonsense for the parser."""
+    """Return a value as TOML. TOML has no None, so that gives nonsense for the parser."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key} = {toml(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list):

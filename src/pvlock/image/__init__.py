@@ -39,7 +39,16 @@ def opened(path: str | Path) -> Iterator[Image]:
 
 
 def parse(data: Data, name: str) -> Image:
-    """Read the guest file `data`; `name` is for messages. Raises ImageError, and nothing else."""
+    """Read the guest file `data`; `name` is for messages. Raises ImageError, and nothing else.
+
+    >>> parse(b"#!/bin/sh", "init")
+    Traceback (most recent call last):
+    pvlock.errors.ImageError: init: neither an ELF file nor a Linux arm64 kernel
+    >>> from pvlock.workload import image_of
+    >>> image = parse(image_of("mutex"), "mutex")
+    >>> image.kind.value, hex(image.entry)
+    ('ELF executable', '0x40200000')
+    """
     try:
         image = _parse(data, name)
     except OSError as error:
@@ -71,6 +80,14 @@ def load(image: Image, memory: GuestMemory, ram_base: int) -> Loaded:
     """Write `image` into the RAM slot that holds `ram_base`, and zero what its files leave out.
 
     Raises ImageError when a segment is not wholly in that slot, and then writes nothing.
+
+    >>> from pvlock.memory import anonymous_slot
+    >>> memory = GuestMemory()
+    >>> memory.add(anonymous_slot(0x4000_0000, 0x1000, "ram"))
+    >>> loop = Segment(0x4000_0000, bytes.fromhex("00000014"), 4)  # B .
+    >>> load(Image("loop", Kind.ELF_EXEC, 0x4000_0000, (loop,)), memory, 0x4000_0000)
+    Loaded(entry=1073741824, start=1073741824, end=1073741828)
+    >>> memory.close()
     """
     base = 0 if image.kind is Kind.ELF_EXEC else ram_base
     if base % image.alignment:

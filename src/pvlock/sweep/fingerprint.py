@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a result depends on besides the settings: the code that produced it."""
+"""A hash of the code, on which a result depends besides its settings."""
 
 import hashlib
 from importlib import metadata
@@ -12,7 +12,7 @@ _PACKAGE = Path(pvlock.__file__).parent
 _ABOVE = {
     "__main__.py", "cli", "conformance", "explain", "fuzz", "lab", "report.py", "sweep", "trace",
 }  # fmt: skip
-"""What shows results, and has no part in them: most of it stands above workload.py."""
+"""Code that shows results and does not change them. Most of it is in the layers above workload."""
 
 
 def of_code(guest: str) -> str:

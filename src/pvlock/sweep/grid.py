@@ -22,15 +22,15 @@ from pvlock.workload import Settings
 MAX_CELLS = 100_000
 MAX_SEEDS = 10_000
 _LONGEST_FILE = 16 << 10
-"""Bytes: what tomllib takes for a file can grow with the square of its length, here 1 s."""
+"""Bytes. tomllib's time can grow with the square of a file's length: for this length, to 1 s."""
 
 
 @dataclass(frozen=True)
 class Axis:
     """A key of a grid: the field of Settings that it sets, and how a value is checked.
 
-    `parse` takes a value as TOML has it and raises ValueError (its text says what is wanted).
-    `column` and `cell` are what files of results call the field, and what they say for a value.
+    `parse` takes a value as TOML has it, or raises ValueError, whose text says what is wanted. In
+    files of results the field is called `column`, and `cell` turns a value into what they say.
     """
 
     name: str
@@ -78,9 +78,9 @@ def _guest(value: object) -> str:
 
 
 _FIRST = ("vcpus", "pcpus", "slice", "cs", "think", "policy", "wfe", "duration", "quantum")
-"""The order in which files of results have always had the axes; others follow as they come."""
+"""The order in which files of results have always had the axes; axes not named here come after."""
 _DEFAULTS = {"duration_ns": "30ms"}
-"""What is another default than a single run's: a sweep has many."""
+"""Defaults that differ from those of a single run, since a sweep has many runs."""
 
 AXES = (
     Axis("guest", "guest", _guest, Settings.guest, "Bundled workloads.", "guest", str),
@@ -91,14 +91,18 @@ SEEDS = Axis("seeds", "seed", _MOST_SEEDS.parse, "5", _MOST_SEEDS.help, "seed", 
 _BY_NAME = {axis.name: axis for axis in (*AXES, SEEDS)}
 
 Values = Mapping[str, object]
-"""The values of axes by name, as TOML has them: one, or a list."""
+"""The values of axes by name, as TOML has them: a single value or a list."""
 
 
 def cells(file: Path | None, options: Mapping[str, Sequence[str]]) -> list[Settings]:
     """Return the cells of a grid file (if any) in its order, each once; `options` override it.
 
-    `options` has the texts of the command line by axis: comma lists that may repeat.
-    Raises ConfigError when the file or an option makes no sense, or there are too many cells.
+    `options` has, by the name of the axis, the texts of the command line: an option can be given
+    several times, and each text can be a list with commas. Raises ConfigError when the file or an
+    option makes no sense, or there are too many cells.
+
+    >>> [(cell.vcpus, cell.cs_ns) for cell in cells(None, {"vcpus": ["4,8"], "seeds": ["1"]})]
+    [(4, 2000), (8, 2000)]
     """
     given = {name: _from_texts(texts) for name, texts in options.items() if texts}
     grids = [{**grid, **given} for grid in (_read(file) if file else [{}])]
@@ -124,7 +128,7 @@ def cells(file: Path | None, options: Mapping[str, Sequence[str]]) -> list[Setti
 
 
 def _from_texts(texts: Sequence[str]) -> list[object]:
-    """Split comma lists; what looks like a number is one."""
+    """Split lists with commas, and make numbers of the words that look like numbers."""
     words = [word.strip() for text in texts for word in text.split(",")]
     return [int(word) if re.fullmatch(r"\d{1,9}", word, re.ASCII) else word for word in words]
 
@@ -172,6 +176,6 @@ def _read(file: Path) -> list[Values]:
 def _shown(value: object) -> str:
     try:
         text = repr(value)
-    except (RecursionError, ValueError):  # so deep, or a number so long, that Python will not
+    except (RecursionError, ValueError):  # too deep for Python to print, or too long a number
         return "what is there"
     return text if len(text) <= 60 else text[:60] + "…"

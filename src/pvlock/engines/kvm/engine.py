@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The KVM engine: real VCPUs, each a thread of this process, on a host whose kernel is stock.
+"""The KVM engine runs real VCPUs, each in a thread of this process, on a host with a stock kernel.
 
-The kernel has the GIC, the timer, PSCI and stolen time; PV-lock's two hypercalls come to us
-(SMCCC filter), and a BPF program publishes `preempted` into memory that the guest sees read-only.
+The kernel does the GIC, the timer, PSCI and stolen time. Its SMCCC filter forwards PV-lock's two
+hypercalls to us, and a BPF program publishes `preempted` into memory that the guest can only read.
 """
 
 import os
@@ -34,8 +34,8 @@ from pvlock.memory import MemorySlot, private_slot
 _POLL_SECONDS = 0.01
 """How long a coalesced write may wait."""
 _RECORD_SECONDS = 0.002
-"""How often a machine that is traced collects. A ring of 32,767 events has then room for one every
-60 ns, or for 10 µs between two of them if the host is late by 300 ms."""
+"""How often the events of a traced machine are collected. A VCPU's ring of 32,767 events overflows
+only if the guest records one every 60 ns, or one every 10 µs while the host is 300 ms late."""
 
 
 class PublishedSlot(MemorySlot):
@@ -44,13 +44,13 @@ class PublishedSlot(MemorySlot):
     publisher: Publisher
 
     def close(self) -> None:
-        """Detach the program; the map goes when nobody views it any longer."""
+        """Detach the program. The map is freed when nobody views it any longer."""
         self.buffer = memoryview(b"")
         self.publisher.close()
 
 
 class KvmEngine:
-    """A machine whose VCPUs are KVM's (contract.Engine). Guest time is time spent in run()."""
+    """A machine whose VCPUs are KVM's (contract.Engine). Guest time is the time spent in run()."""
 
     name = "kvm"
     step_ns = 200_000_000
@@ -61,7 +61,7 @@ class KvmEngine:
         """Create the VM; raises ConfigError, EngineUnavailable or EngineError."""
         _refuse_simulated(config)
         cpus = _choose_cpus(config.pcpus)
-        self._slots = slots
+        self._slots = slots  # the kernel has only their addresses: they must live as long as the VM
         self._published = next((s for s in slots if isinstance(s, PublishedSlot)), None)
         self._changed = threading.Condition()
         self._handling = threading.Lock()
@@ -104,6 +104,10 @@ class KvmEngine:
         slot.publisher = publisher
         return slot
 
+    def entropy(self, size: int) -> bytes:
+        """See contract.Engine."""
+        return os.urandom(size)
+
     def start(self, vcpu: int, entry: int, x0: int) -> None:
         """See contract.Engine."""
         self._stopped(vcpu).start(entry, x0)
@@ -128,7 +132,7 @@ class KvmEngine:
         self._threads[vcpu].structure = (ipa - slot.base) // abi.STRUCTURE_STRIDE
 
     def stolen_time_at(self, vcpu: int, ipa: int) -> None:
-        """See contract.Engine; a kernel without PV time leaves the guest without it."""
+        """See contract.Engine; where the kernel has no PV time, the guest has none either."""
         self._stopped(vcpu).set_attr(ioctl.VCPU_PVTIME_CTRL, ioctl.VCPU_PVTIME_IPA, ipa)
 
     def set_line(self, interrupt: int, level: bool) -> None:
@@ -176,7 +180,7 @@ class KvmEngine:
         return outcome
 
     def usage(self) -> Usage:
-        """See contract.Engine; times are the host scheduler's, of each VCPU's thread."""
+        """See contract.Engine; the times are what the host's scheduler says of each thread."""
         times = [thread.times() for thread in self._threads]
         kicks = sum(thread.kicks for thread in self._threads)
         return Usage(
@@ -286,7 +290,7 @@ class KvmEngine:
             self._recorded += self._switches.take(self._clock.of)
 
     def _collect(self) -> None:
-        """Let nothing that is recorded overflow, while the guest runs and after."""
+        """Take what is recorded before it overflows."""
         if not self._switches:
             return
         if self.collect:

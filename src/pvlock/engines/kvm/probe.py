@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What this host has of all that the KVM engine needs: yes, no, or cannot tell; and why."""
+"""Asks this host for all that the KVM engine needs: yes, no or cannot tell, and why."""
 
 import contextlib
 import enum
@@ -21,9 +21,9 @@ class State(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """`what` was asked for, whether it is there, `because` of what, and the `remedy` if not.
+    """Whether the host has `what`, `because` of what, and the `remedy` if it has not.
 
-    The engine does without what is not `needed`.
+    The engine can do without it unless it is `needed`.
     """
 
     what: str
@@ -44,9 +44,9 @@ def first_missing(answers: Iterable[Finding]) -> Finding | None:
     return next((each for each in answers if each.needed and each.state is not State.YES), None)
 
 
-@functools.cache  # it keeps no exception: only that everything was there
+@functools.cache  # a cache keeps no exception, so only "everything is there" is remembered
 def require() -> None:
-    """Raise EngineUnavailable for the first thing that is not known to be there; ask no further."""
+    """Raise EngineUnavailable for the first thing not known to be there, and ask no further."""
     with contextlib.closing(_answers()) as answers:
         missing = first_missing(answers)
     if missing is None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the KVM engine requires of its host, each with the question that finds out.
+"""What the KVM engine requires of its host, and the question by which each thing is found.
 
-A requirement may depend on those before it. The host itself is asked, and nothing is concluded from
-a version number: where a kernel cannot be asked for a thing, the thing is done, on a VM that never
+A requirement may depend on those before it. We ask the host itself, and conclude nothing from a
+version number: where a kernel cannot be asked for a thing, we do the thing, on a VM that never
 runs.
 """
 
@@ -26,18 +26,18 @@ _NO_FILTER = "the kernel cannot forward hypercalls to user space"
 _ABSENT = frozenset(
     (errno.EINVAL, errno.ENODEV, errno.ENOSYS, errno.ENOTTY, errno.ENXIO, errno.EOPNOTSUPP)
 )
-"""How a kernel says that it has no such thing; other errors say nothing of what it has."""
+"""How a kernel says that it has no such thing. Other errors do not say whether it has."""
 
 
 class Opened(contextlib.ExitStack):
-    """What one question opened and later ones use; it is closed when all have been asked."""
+    """What one question opened and later ones use. All is closed after the last question."""
 
     kvm: int | None = None
     vm: int | None = None
     may_use_bpf = True
 
     def keep(self, fd: int) -> int:
-        """Close `fd` at the end."""
+        """Close `fd` after the last question; return it."""
         self.callback(os.close, fd)
         return fd
 
@@ -50,9 +50,10 @@ class Opened(contextlib.ExitStack):
 
 @dataclass(frozen=True)
 class Requirement:
-    """`ask` returns why the answer is yes, and raises EngineUnavailable for no.
+    """One thing that the engine requires, unless it is not `needed`.
 
-    Other errors (EngineError, OSError) say that it cannot tell.
+    `ask` returns why the answer is yes, and raises EngineUnavailable for no. Other errors
+    (EngineError, OSError) mean "cannot tell".
     """
 
     what: str
@@ -66,7 +67,7 @@ def _no(because: str, remedy: str) -> EngineUnavailable:
 
 @contextlib.contextmanager
 def _absent(because: str, remedy: str = _LINUX) -> Iterator[None]:
-    """Take it for a no when the kernel says that it has no such thing."""
+    """Raise EngineUnavailable when the kernel says that it has no such thing."""
     try:
         yield
     except OSError as error:
@@ -163,7 +164,7 @@ def _kernel_has(need: Need) -> Callable[[Opened], str]:
             raise not_permitted() from error
         if there:
             return "the kernel has it"
-        if not host.may_use_bpf:  # libbpf takes some refusals for an absence
+        if not host.may_use_bpf:  # then libbpf may take a refusal for an absence
             raise EngineError("this process may not use BPF")
         raise _no(f"the kernel has no {need.what}", need.remedy)
 
@@ -213,6 +214,8 @@ REQUIREMENTS = (
     *(Requirement(need.what, _kernel_has(need)) for need in NEEDS),
     Requirement("publisher of `preempted`", _publisher),
     Requirement("stolen time", _stolen_time, needed=False),
+    # KVM has kept Arm's architecture calls to itself ever since it has had a filter: commit
+    # 821d935c87bc (Linux 6.4) reserves their range.
     Requirement(
         "SMCCC_ARCH_FEATURES",
         _forwarded(
@@ -224,4 +227,4 @@ REQUIREMENTS = (
         needed=False,
     ),
 )
-"""All that the engine uses, and at last what it can do without."""
+"""All that the engine uses. What it can do without comes last."""

@@ -22,7 +22,7 @@ class Switches:
     def __init__(
         self, vcpus: int, cpus: Mapping[int, int] | None = None, ring_size: int = _RING_SIZE
     ) -> None:
-        """Load and attach the programs. `cpus` has the number that a host's CPU has in the records.
+        """Load and attach the programs. `cpus` maps a CPU of the host to its number in the records.
 
         Raises bpf.LoadError, EngineUnavailable, or EngineError.
         """
@@ -45,7 +45,7 @@ class Switches:
 
     @property
     def lost(self) -> tuple[int, ...]:
-        """By VCPU, how many records were lost because the ring was full of older ones."""
+        """How many records of each VCPU were lost because the ring was full of older ones."""
         return struct.unpack_from(f"<{self._vcpus}Q", self._lost)
 
     def enter(self, vcpu: int) -> None:
@@ -53,20 +53,20 @@ class Switches:
         self._call("enter", vcpu)
 
     def leave(self) -> None:
-        """Record that the calling thread's VCPU is off from now on, and no more of it."""
+        """Record that the calling thread's VCPU is off, and nothing of this thread after that."""
         self._call("leave", 0)
 
     def take(self, clock: Callable[[int], int]) -> bytes:
         """Return the records since the last call, packed (contract.SWITCH), each VCPU's in order.
 
-        `clock` makes the time of a record of CLOCK_MONOTONIC, in ns.
+        `clock` turns a time of CLOCK_MONOTONIC into the time of a record; both are in ns.
         """
         if self._ring is None:
             return b""
         taken = bytearray()
         last = self._last
         for monotonic, vcpu, cpu, number in SWITCH.iter_unpack(self._ring.take()):
-            # Since the clock was corrected, it may be behind what it said before.
+            # A correction may have set the clock back.
             last[vcpu] = max(last[vcpu], clock(monotonic))
             cpu = 0 if number == HostEvent.READY else self._cpus.get(cpu, cpu)
             taken += SWITCH.pack(last[vcpu], vcpu, cpu, number)
