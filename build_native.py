@@ -148,6 +148,9 @@ class CustomBuildHook(Hook):  # type: ignore[type-arg]
         build_conformance()
         build_publisher()
         build_helper()
+        if version != "editable":
+            # There, pvlock.kernel.series finds it where it is.
+            build_data["force_include"][str(ROOT / "linux")] = "pvlock/kernel/linux"
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{_platform_tag()}"
 

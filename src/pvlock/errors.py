@@ -10,6 +10,7 @@ PvlockError
 ├── StateError             a call that the object's state does not allow
 ├── TraceError             a trace that cannot be read, or made sense of
 ├── LabError               the virtual arm64 host cannot be built, or ended before its command
+├── KernelError            a Linux kernel cannot be built
 └── EngineError            the engine, or the guest in it, cannot go on
     ├── EngineUnavailable  this host cannot run the engine: what is missing, and the remedy
     ├── WorkerDied         the process of an emulated machine ended on its own
@@ -66,6 +67,10 @@ class TraceError(PvlockError):
 
 class LabError(PvlockError):
     """The virtual arm64 host cannot be built or started, or ended before its command did."""
+
+
+class KernelError(PvlockError):
+    """A Linux kernel with PV-lock cannot be built."""
 
 
 class EngineError(PvlockError):
