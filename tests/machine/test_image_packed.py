@@ -358,7 +358,6 @@ def test_the_emulator_s_cpu_has_all_granules(flags: int) -> None:
         machine.load(kernel(0x1000, flags=flags))
 
 
-
 def test_an_initrd_larger_than_memory_says_what_is_needed() -> None:
     size = 7 << 20
     message = (
