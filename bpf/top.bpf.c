@@ -20,7 +20,7 @@
 #define EXISTS(field) __builtin_preserve_field_info(field, FIELD_EXISTS)
 
 /* How far back a wait is followed; what came before goes to `untold`. */
-#define LOG 128
+#define LOG 1024
 #define DEPTH (LOG - 1)
 /* Gaps of 1 us to 16 s, four classes to an octave. */
 #define CLASSES 96
@@ -204,12 +204,13 @@ struct {
 	TYPE(value, struct log);
 } logs SEC(".maps");
 
+/* One is written while user space empties the other: the parity of the epoch says which. */
 struct {
 	UINT(type, BPF_MAP_TYPE_HASH);
 	UINT(max_entries, 1);
 	TYPE(key, struct pair);
 	TYPE(value, struct charge);
-} charges SEC(".maps");
+} even SEC(".maps"), odd SEC(".maps");
 
 /* Threads that are no VCPUs and get a slot all the same. */
 struct {
@@ -334,56 +335,74 @@ static inline u64 throttled_since(struct slot *slot, struct task_struct *task, u
 	return total < now - slot->charged ? total : now - slot->charged;
 }
 
-/* A function of its own, so that the verifier looks at it once and not for each turn of a loop. */
-__attribute__((noinline)) int charge(u32 slot, u32 cpu, u32 place, u64 ns)
+/*
+ * Charges the part of a wait, between `from` and `until`, that one stretch of a CPU's log was there
+ * for. Returns where that begins, or 0 if the log does not go back so far. As it is no static function, the
+ * verifier looks at it once, and not for each turn of the loop below.
+ */
+__attribute__((noinline)) u64 charge(u32 slot, u32 cpu, u32 place, u64 from, u64 until)
 {
 	struct pair pair = {.slot = slot};
 	struct log *log = bpf_map_lookup_elem(&logs, &cpu);
 	struct stretch *stretch;
+	struct general *settings = all();
 	struct charge *found, new;
+	u64 begun;
+	u32 is_odd;
+
+	if (!log || !settings)
+		return 0;
+	is_odd = settings->epoch & 1;
+	stretch = &log->stretches[place & (LOG - 1)];
+	begun = stretch->begin;
+	if (!begun)
+		return 0;
+	if (begun < from)
+		begun = from;
+	if (begun >= until)
+		return until;
+	pair.who = stretch->who;
+	found = is_odd ? bpf_map_lookup_elem(&odd, &pair) : bpf_map_lookup_elem(&even, &pair);
+	if (found) {
+		found->ns += until - begun;
+		return begun;
+	}
+	new.ns = until - begun;
+	new.name[0] = stretch->name[0];
+	new.name[1] = stretch->name[1];
+	/* Without a place, the time is still that of somebody; user space finds it missing. */
+	if (is_odd)
+		bpf_map_update_elem(&odd, &pair, &new, BPF_NOEXIST);
+	else
+		bpf_map_update_elem(&even, &pair, &new, BPF_NOEXIST);
+	return begun;
+}
+
+/* Charge the wait of a slot from `from` to `now` to those who had this CPU. Returns the rest. */
+__attribute__((noinline)) u64 charge_all(u32 slot, u32 cpu, u64 from, u64 now)
+{
+	struct log *log = bpf_map_lookup_elem(&logs, &cpu);
+	u64 until = now, begun;
+	u32 head, i;
 
 	if (!log)
 		return 0;
-	stretch = &log->stretches[place & (LOG - 1)];
-	pair.who = stretch->who;
-	found = bpf_map_lookup_elem(&charges, &pair);
-	if (found) {
-		found->ns += ns;
-		return 1;
-	}
-	new.ns = ns;
-	new.name[0] = stretch->name[0];
-	new.name[1] = stretch->name[1];
-	return bpf_map_update_elem(&charges, &pair, &new, BPF_NOEXIST) == 0;
-}
-
-/* Charge the wait, from where it has been charged up to now, to those who had this CPU. */
-static inline void charge_wait(struct slot *slot, u32 number, u32 cpu, u64 now)
-{
-	struct log *log = bpf_map_lookup_elem(&logs, &cpu);
-	u64 from = slot->charged, until = now, begun;
-	u32 head, i;
-
-	slot->charged = now;
-	if (!log) {
-		slot->untold += now - from;
-		return;
-	}
 	head = log->head;
-	for (i = 0; i < DEPTH && until > from; i++) {
-		begun = log->stretches[(head - i) & (LOG - 1)].begin;
+	for (i = 0; i < DEPTH; i++) {
+		if (until <= from)
+			return 0;
+		begun = charge(slot, cpu, head - i, from, until);
 		if (!begun)
 			break;
-		if (begun < from)
-			begun = from;
-		if (begun < until) {
-			if (!charge(number, cpu, head - i, until - begun))
-				slot->untold += until - begun;
-			until = begun;
-		}
+		until = begun;
 	}
-	if (until > from)
-		slot->untold += until - from;
+	return until - from;
+}
+
+static inline void charge_wait(struct slot *slot, u32 number, u32 cpu, u64 now)
+{
+	slot->untold += charge_all(number, cpu, slot->charged, now);
+	slot->charged = now;
 }
 
 /* The class of a gap: the octave above 1 us, and two bits more. */

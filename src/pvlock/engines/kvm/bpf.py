@@ -143,6 +143,7 @@ def libbpf() -> Any:
         ("bpf_map_update_elem", c.c_int, [c.c_int, p, p, c.c_uint64]),
         ("bpf_map_delete_elem", c.c_int, [c.c_int, p]),
         ("bpf_map_lookup_batch", c.c_int, [c.c_int, p, p, p, p, p, p]),
+        ("bpf_map_lookup_and_delete_batch", c.c_int, [c.c_int, p, p, p, p, p, p]),
         ("bpf_link__destroy", c.c_int, [p]),
         ("bpf_map_create", c.c_int, [c.c_int, text, u32, u32, u32, p]),
         ("bpf_prog_test_run_opts", c.c_int, [c.c_int, p]),
@@ -329,20 +330,21 @@ class Table:
         if result != -errno.ENOENT:
             _check(result)
 
-    def items(self) -> list[tuple[bytes, bytes]]:
-        """Return what a hash has; what changes meanwhile may be there or not. Raises OSError."""
-        keys = c.create_string_buffer(self._key_size * self._entries)
-        values = c.create_string_buffer(self._value_size * self._entries)
+    def items(self, drop: bool = False) -> list[tuple[bytes, bytes]]:
+        """Return what a hash has, and `drop` it; what changes meanwhile may be there or not.
+
+        Raises OSError.
+        """
+        lib, key, value = libbpf(), self._key_size, self._value_size
+        keys = c.create_string_buffer(key * self._entries)
+        values = c.create_string_buffer(value * self._entries)
         count = c.c_uint32(self._entries)
-        position = c.create_string_buffer(max(self._key_size, 4))
-        result = libbpf().bpf_map_lookup_batch(
-            self._fd, None, position, keys, values, c.byref(count), None
-        )
+        batch = lib.bpf_map_lookup_and_delete_batch if drop else lib.bpf_map_lookup_batch
+        position = c.create_string_buffer(max(key, 4))
+        result = batch(self._fd, None, position, keys, values, c.byref(count), None)
         if result != -errno.ENOENT:  # that is the end, with what has been found
             _check(result)
-        key, value = self._key_size, self._value_size
-        keyed = keys.raw[: key * count.value]
-        valued = values.raw[: value * count.value]
+        keyed, valued = keys.raw[: key * count.value], values.raw[: value * count.value]
         return [
             (keyed[i * key : (i + 1) * key], valued[i * value : (i + 1) * value])
             for i in range(count.value)
