@@ -97,6 +97,7 @@ struct bpf_iter__task {
 
 static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value,
 					 u64 flags) = (void *)2;
+static long (*const bpf_map_delete_elem)(void *map, const void *key) = (void *)3;
 static long (*const bpf_map_push_elem)(void *map, const void *value, u64 flags) = (void *)87;
 static long (*const bpf_map_pop_elem)(void *map, void *value) = (void *)88;
 static long (*const bpf_probe_read_kernel)(void *to, u32 size, const void *from) = (void *)113;
@@ -212,12 +213,15 @@ struct {
 	TYPE(value, struct charge);
 } even SEC(".maps"), odd SEC(".maps");
 
-/* Threads that are no VCPUs and get a slot all the same. */
+/*
+ * By thread ID: who is to get a slot at the next look. 0 is what user space asks for; else it is the
+ * kvm_vcpu that a thread was inside of as it lost its CPU, as it may be elsewhere when we look.
+ */
 struct {
 	UINT(type, BPF_MAP_TYPE_HASH);
 	UINT(max_entries, 1);
 	TYPE(key, u32);
-	TYPE(value, u32);
+	TYPE(value, u64);
 } wanted SEC(".maps");
 
 struct {
@@ -413,7 +417,7 @@ static inline u32 class_of(u64 ns)
 
 	if (scaled < 4)
 		return 0;
-	if (scaled >> 16) {
+	if (scaled >> 18) {
 		octave += 16;
 		scaled >>= 16;
 	}
@@ -552,6 +556,32 @@ static inline void comes(struct slot *slot, u32 number, struct task_struct *task
 	end(slot);
 }
 
+/* The VCPU that a thread is inside of, or 0. */
+static inline u64 vcpu_of(struct task_struct *task)
+{
+	struct task_struct___top *top = (void *)task;
+	struct kvm_vcpu *vcpu = 0;
+	u64 node = 0;
+
+	if (!EXISTS(top->preempt_notifiers) || !EXISTS(vcpu->vcpu_id))
+		return 0;
+	node = (u64)top->preempt_notifiers.first;
+	if (!node)
+		return 0;
+	/* The node is the first member of a notifier but for its operations. */
+	return node - __builtin_preserve_field_info(vcpu->preempt_notifier, FIELD_BYTE_OFFSET);
+}
+
+static inline void remember(struct task_struct *task)
+{
+	struct task_struct___top *top = (void *)task;
+	u64 address = vcpu_of(task);
+	u32 tid = top->pid;
+
+	if (address)
+		bpf_map_update_elem(&wanted, &tid, &address, BPF_NOEXIST);
+}
+
 SEC("tp_btf/sched_switch")
 int switched(struct sched_switch *args)
 {
@@ -565,6 +595,8 @@ int switched(struct sched_switch *args)
 	slot = slot_of(args->prev, &number);
 	if (slot)
 		leaves(slot, args, now);
+	else
+		remember(args->prev);
 	slot = slot_of(args->next, &number);
 	if (slot)
 		who = next->pid | THREAD;
@@ -659,22 +691,6 @@ int yielded(u64 *args)
 	return 0;
 }
 
-/* The VCPU that a thread is inside of, or 0. */
-static inline u64 vcpu_of(struct task_struct *task)
-{
-	struct task_struct___top *top = (void *)task;
-	struct kvm_vcpu *vcpu = 0;
-	u64 node = 0;
-
-	if (!EXISTS(top->preempt_notifiers) || !EXISTS(vcpu->vcpu_id))
-		return 0;
-	node = (u64)top->preempt_notifiers.first;
-	if (!node)
-		return 0;
-	/* The node is the first member of a notifier but for its operations. */
-	return node - __builtin_preserve_field_info(vcpu->preempt_notifier, FIELD_BYTE_OFFSET);
-}
-
 static inline void features(void)
 {
 	struct general *settings = all();
@@ -756,9 +772,9 @@ int look(struct bpf_iter__task *args)
 	struct task_struct *task = args->task;
 	struct task_struct___top *top = (void *)task;
 	struct general *settings = all();
-	u32 number, tid, *place;
+	u64 address, *asked;
+	u32 number, tid;
 	struct slot *slot;
-	u64 address;
 
 	if (!task || !settings) {
 		features();
@@ -776,11 +792,17 @@ int look(struct bpf_iter__task *args)
 	}
 	address = vcpu_of(task);
 	tid = top->pid;
-	if (!address && !bpf_map_lookup_elem(&wanted, &tid))
+	asked = bpf_map_lookup_elem(&wanted, &tid);
+	if (asked) {
+		if (!address)
+			address = *asked;
+		if (*asked)
+			bpf_map_delete_elem(&wanted, &tid);
+	} else if (!address) {
 		return 0;
-	place = bpf_task_storage_get(&places, task, 0, 0);
-	if (place)
-		return 0; /* dead, or on its way */
+	}
+	if (bpf_task_storage_get(&places, task, 0, 0))
+		return 0; /* it is on its way out */
 	if (bpf_map_pop_elem(&vacant, &number)) {
 		settings->unplaced++;
 		return 0;

@@ -22,6 +22,7 @@ _COMMANDS = {
     "lab": "Run a command on a virtual arm64 host.",
     "run": "Run a guest, and show what PV-lock buys.",
     "sweep": "Run a grid of workloads.",
+    "top": "Show where the time of this host's VCPUs goes.",
 }
 
 

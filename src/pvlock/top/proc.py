@@ -2,8 +2,7 @@
 """What /proc says of processes and threads. Whatever has ended meanwhile is just not there."""
 
 import contextlib
-import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -20,14 +19,14 @@ def _read(path: Path) -> bytes:
 def in_initial_namespace() -> bool:
     """Tell whether process IDs here are those of the kernel; if it cannot be told, they are."""
     try:
-        return os.readlink(PROC / "self/ns/pid") == _INITIAL_PID_NAMESPACE
+        return str((PROC / "self/ns/pid").readlink()) == _INITIAL_PID_NAMESPACE
     except OSError:
         return True
 
 
 def processes() -> list[int]:
     """Return the IDs of all processes that can be seen."""
-    return [int(name) for name in os.listdir(PROC) if name.isdecimal()]
+    return [int(path.name) for path in PROC.iterdir() if path.name.isdecimal()]
 
 
 def exists(pid: int) -> bool:
@@ -38,7 +37,7 @@ def exists(pid: int) -> bool:
 def threads(pid: int) -> list[int]:
     """Return the IDs of a process's threads."""
     try:
-        return [int(name) for name in os.listdir(PROC / str(pid) / "task")]
+        return [int(path.name) for path in (PROC / str(pid) / "task").iterdir()]
     except OSError:
         return []
 
@@ -77,7 +76,7 @@ def cgroups(pid: int) -> list[str]:
     return [line.split(":", 2)[2] for line in text.splitlines() if line.count(":") >= 2]
 
 
-def all_threads(pids: Iterator[int] | list[int]) -> Iterator[tuple[int, int, str]]:
+def all_threads(pids: Iterable[int]) -> Iterator[tuple[int, int, str]]:
     """Return process, thread, and the thread's name for all of these processes."""
     for pid in pids:
         for tid in threads(pid):

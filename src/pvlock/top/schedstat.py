@@ -33,9 +33,7 @@ class Reader:
         vcpus = names.vcpu_threads(pids)
         owners = {tid: pid for tid, (pid, _) in vcpus.items()}
         if missing := self._wanted - owners.keys():
-            owners |= {
-                tid: pid for pid in pids for tid in proc.threads(pid) if tid in missing
-            }
+            owners |= {tid: pid for pid in pids for tid in proc.threads(pid) if tid in missing}
         threads = {}
         for tid, pid in owners.items():
             number = vcpus[tid][1] if tid in vcpus else None
@@ -72,4 +70,3 @@ class Reader:
             blocked=max(0, at - began - running - ready),
             preemptions=preemptions - first[2],
         )
-

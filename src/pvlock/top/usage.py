@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pvlock.top.threads import IDLE, Displacer, Key, Snapshot, Thread, percentile
+from pvlock.top.threads import IDLE, Displacer, Snapshot, Thread, percentile
 
 ITSELF = "itself"
 
@@ -206,3 +206,10 @@ class Names:
 def only(vms: Sequence[VmUsage], tgids: set[int] | None) -> list[VmUsage]:
     """Return those of these processes; None: all."""
     return [vm for vm in vms if tgids is None or vm.tgid in tgids]
+
+
+def of_threads(vm: VmUsage, threads: list[ThreadUsage]) -> VmUsage:
+    """Return what these threads of it did together."""
+    part = VmUsage(tgid=vm.tgid, is_vm=vm.is_vm, threads=threads)
+    _add_up(part)
+    return part

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from pvlock.engines.kvm import bpf
-from pvlock.errors import EngineError, EngineUnavailable, WatchError
+from pvlock.errors import EngineUnavailable, WatchError
 from pvlock.memory import fence
 from pvlock.top import needs, slots
 from pvlock.top.slots import Feature, Slot, State
@@ -87,16 +87,14 @@ class Watcher:
 
     def _start(self, limit: int, cpus: int) -> None:
         self._general = self._map("general", slots.GENERAL.size, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._slots = self._map(
-            "slots", limit * slots.SLOT_SIZE, mmap.PROT_READ | mmap.PROT_WRITE
-        )
+        self._slots = self._map("slots", limit * slots.SLOT_SIZE, mmap.PROT_READ | mmap.PROT_WRITE)
         self._logs = self._map("logs", cpus * slots.LOG_SIZE, mmap.PROT_READ)
         self._charges = [
             self._table(name, slots.PAIR.size, slots.CHARGE.size, self._pairs)
             for name in ("even", "odd")
         ]
         self._vacant = self._table("vacant", 0, slots.PLACE.size, limit)
-        self._asked = self._table("wanted", 4, 4, limit)
+        self._asked = self._table("wanted", 4, 8, limit)
         self._homes = self._table("homes", 8, 4, limit)
         for number in range(limit):
             self._vacant.put(None, slots.PLACE.pack(number))
@@ -125,7 +123,7 @@ class Watcher:
             self._asked.drop(slots.PLACE.pack(tid))
         for tid in sorted(wanted - self._wanted):
             try:
-                self._asked.put(slots.PLACE.pack(tid), slots.PLACE.pack(1))
+                self._asked.put(slots.PLACE.pack(tid), slots.U64.pack(0))
             except OSError as error:
                 if error.errno != errno.E2BIG:
                     raise

@@ -318,7 +318,12 @@ class Table:
     """A map (hash, queue) of this file descriptor, its keys and values as bytes."""
 
     def __init__(self, fd: int, key_size: int, value_size: int, entries: int) -> None:
-        self._fd, self._key_size, self._value_size, self._entries = fd, key_size, value_size, entries
+        self._fd, self._key_size, self._value_size, self._entries = (
+            fd,
+            key_size,
+            value_size,
+            entries,
+        )
 
     def put(self, key: bytes | None, value: bytes) -> None:
         """Set the value of a key; a queue has no keys. Raises OSError."""
