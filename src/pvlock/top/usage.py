@@ -35,8 +35,9 @@ class Usage:
 
     @property
     def p99(self) -> int | None:
-        """The ns that 99 % of the gaps that ended were shorter than, to 25 %."""
-        return None if self.gaps is None else percentile(self.gaps, 0.99)
+        """The ns that 99 % of the gaps that ended were no longer than, to 25 %."""
+        found = None if self.gaps is None else percentile(self.gaps, 0.99)
+        return found if found is None or self.longest is None else min(found, self.longest)
 
     @property
     def waited(self) -> int:
