@@ -23,3 +23,10 @@ long pingpong(int in, int out, long rounds, int first)
 	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &b);
 	return (b.tv_sec - a.tv_sec) * 1000000000L + b.tv_nsec - a.tv_nsec;
 }
+
+/* Be busy for so many turns. */
+void burn(long turns)
+{
+	for (volatile long i = 0; i < turns; i++)
+		;
+}

@@ -25,7 +25,10 @@ QEMU = "/usr/bin/qemu-system-x86_64"
         (["cloud-hypervisor", "--api-socket", "/run/ch/web-3.sock", "--cpus", "boot=4"], "web-3"),
         (["/usr/bin/crosvm", "run", "--name", "arcvm", "vmlinux"], "arcvm"),
         (["lkvm", "run", "--name", "guest-7"], "guest-7"),
-        (["/usr/bin/python3", "/usr/bin/pvlock", "run", "mutex", "--engine", "kvm"], "pvlock-mutex"),
+        (
+            ["/usr/bin/python3", "/usr/bin/pvlock", "run", "mutex", "--engine", "kvm"],
+            "pvlock-mutex",
+        ),
         (["/usr/bin/python3", "-m", "pvlock", "run", "--engine", "kvm"], "pvlock-mutex"),
         (["python3", "/x/bin/pvlock", "run", "/guest/Image", "--vcpus", "4"], "pvlock-Image"),
     ],
@@ -36,7 +39,14 @@ def test_a_vm_is_called_as_its_vmm_was_told(command: list[str], name: str) -> No
 
 @pytest.mark.parametrize(
     "command",
-    [[QEMU], [QEMU, "-name"], [QEMU, "-name", "debug-threads=on"], ["firecracker"], ["python3"], []],
+    [
+        [QEMU],
+        [QEMU, "-name"],
+        [QEMU, "-name", "debug-threads=on"],
+        ["firecracker"],
+        ["python3"],
+        [],
+    ],
 )
 def test_a_vm_without_a_name_is_called_after_its_process(command: list[str]) -> None:
     pid = os.getpid()

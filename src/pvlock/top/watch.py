@@ -281,6 +281,10 @@ class Watcher:
             for key, value in self._homes.items()
         }
 
+    def program_fd(self, name: str) -> int:
+        """Return the file descriptor of a program, for what the kernel counts of it."""
+        return self._object.program_fd(name)
+
     def close(self) -> None:
         """Detach the programs and free everything; safe to call twice."""
         while self._mapped:
