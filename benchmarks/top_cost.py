@@ -8,12 +8,13 @@ docs/benchmarks.md.
 """
 
 import argparse
+import functools
 import os
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from pvlock.top.watch import SLOTS, Watcher
 RUNS = 5
 WATCHED = (1, 100, 1000)
 WAITERS = (1, 10, 100, 1000)
-SECONDS = 6
+SETTLE, SECONDS = 6, 6
 TITLE = "What `pvlock top` costs a context switch"
 PROGRAM = "switched"
 
@@ -82,12 +83,12 @@ def beside(library: Any, path: Path) -> Iterator[str]:
             publisher.programs(path, "empty", 1)(stack)
             return switch_ns(library, None)
 
-    cases = {
+    cases: dict[str, Callable[[], float]] = {
         "nothing": lambda: switch_ns(library, None),
         "an empty program": of_empty,
         "top, threads that are not watched": of_others,
         **{
-            f"top, two of {count + 2:,} watched threads": lambda count=count: of_pair(count)
+            f"top, two of {count + 2:,} watched threads": functools.partial(of_pair, count)
             for count in WATCHED
         },
     }
@@ -110,23 +111,25 @@ def beside(library: Any, path: Path) -> Iterator[str]:
 def crowd(library: Any, waiters: int) -> tuple[float, int]:
     """Let threads want one CPU all the time; return the program's ns per run, and its runs."""
     cpu = max(os.sched_getaffinity(0))
-    until = threading.Event()
+    go, until = threading.Event(), [0]
     with Watcher() as watcher:
 
         def spin() -> None:
+            go.wait()
             os.sched_setaffinity(0, {cpu})
-            while not until.is_set():
-                library.burn(500_000)
+            library.burn(until[0])
 
         threads = [threading.Thread(target=spin) for _ in range(waiters + 1)]
         for thread in threads:
             thread.start()
         watcher.want(thread.native_id or 0 for thread in threads)
         watcher.look()
+        until[0] = time.monotonic_ns() + (SETTLE + SECONDS) * 10**9
+        go.set()
+        time.sleep(SETTLE)
         with publisher.counting():
             time.sleep(SECONDS)
             info = Path(f"/proc/self/fdinfo/{watcher.program_fd(PROGRAM)}").read_text()
-        until.set()
         for thread in threads:
             thread.join()
     values = dict(line.split(":") for line in info.splitlines())
@@ -143,8 +146,8 @@ def waits(library: Any) -> Iterator[str]:
 
 def report() -> Iterator[str]:
     """Measure, line by line."""
-    yield "Written by benchmarks/top_cost.py. Two threads on one CPU pass a byte through pipes: their"
-    yield f"CPU time, in {RUNS} turns of one run; median (range), differences within a turn."
+    yield "Written by benchmarks/top_cost.py. Two threads on one CPU pass a byte through pipes:"
+    yield f"their CPU time, in {RUNS} turns of one run; median (range), differences within a turn."
     yield ""
     with tempfile.TemporaryDirectory() as folder:
         library, path = publisher.build(Path(folder))
@@ -157,8 +160,8 @@ def report() -> Iterator[str]:
         yield from waits(library)
     yield ""
     megabytes = SLOTS * SLOT_SIZE / 1e6
-    yield f"Memory: {SLOTS:,} slots of {SLOT_SIZE} bytes ({megabytes:.1f} MB), and a log of 32 KiB for"
-    yield "each CPU; both are there from the start, and do not grow."
+    yield f"Memory: {SLOTS:,} slots of {SLOT_SIZE} bytes ({megabytes:.1f} MB), and a log of 32 KiB"
+    yield "for each CPU; both are there from the start, and do not grow."
 
 
 def main() -> None:

@@ -24,9 +24,12 @@ long pingpong(int in, int out, long rounds, int first)
 	return (b.tv_sec - a.tv_sec) * 1000000000L + b.tv_nsec - a.tv_nsec;
 }
 
-/* Be busy for so many turns. */
-void burn(long turns)
+/* Be busy until then (CLOCK_MONOTONIC, ns). */
+void burn(long until)
 {
-	for (volatile long i = 0; i < turns; i++)
-		;
+	struct timespec now;
+
+	do
+		clock_gettime(CLOCK_MONOTONIC, &now);
+	while (now.tv_sec * 1000000000L + now.tv_nsec < until);
 }

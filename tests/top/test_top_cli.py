@@ -15,7 +15,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -28,7 +28,9 @@ _PR_SET_SECUREBITS, _NO_ROOT = 28, 1
 _CAPABILITY_VERSION_3 = 0x20080522
 
 
-def run(*arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, before: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*COMMAND, *arguments],
         stdin=subprocess.DEVNULL,
@@ -36,13 +38,13 @@ def run(*arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=120,
         check=False,
-        **more,  # type: ignore[call-overload]
+        preexec_fn=before,
     )
 
 
-def refused(*arguments: str, **more: object) -> str:
+def refused(*arguments: str) -> str:
     """Return the one line that a command is refused with."""
-    done = run(*arguments, **more)
+    done = run(*arguments)
     assert done.returncode != 0 and done.stdout == ""
     lines = [line for line in done.stderr.splitlines() if not line.startswith("pvlock: top: ")]
     assert len(lines) == 1, done.stderr
@@ -122,7 +124,7 @@ def test_without_rights(cpu: int) -> None:
         for each in plain:
             each.do("spin 30")
         arguments = ("--threads", "plain*", "--once", "--interval", "3s", "--json")
-        done = run(*arguments, preexec_fn=give_up_rights)
+        done = run(*arguments, before=give_up_rights)
     assert done.returncode == 0
     assert len(done.stderr.splitlines()) == 1
     assert "from /proc only: no gaps, displacers" in done.stderr
