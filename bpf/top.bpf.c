@@ -14,6 +14,8 @@
 #define BPF_MAP_TYPE_HASH 1
 #define BPF_MAP_TYPE_QUEUE 22
 #define BPF_NOEXIST 1
+#define BPF_MAP_TYPE_RINGBUF 27
+#define BPF_RB_NO_WAKEUP (1ULL << 0)
 
 #define FIELD_BYTE_OFFSET 0
 #define FIELD_EXISTS 2
@@ -100,6 +102,8 @@ static long (*const bpf_map_update_elem)(void *map, const void *key, const void 
 static long (*const bpf_map_delete_elem)(void *map, const void *key) = (void *)3;
 static long (*const bpf_map_push_elem)(void *map, const void *value, u64 flags) = (void *)87;
 static long (*const bpf_map_pop_elem)(void *map, void *value) = (void *)88;
+static long (*const bpf_ringbuf_output)(void *ring, void *data, u64 size,
+					u64 flags) = (void *)130;
 static long (*const bpf_probe_read_kernel)(void *to, u32 size, const void *from) = (void *)113;
 
 struct slot {
@@ -153,7 +157,7 @@ struct general {
 	u32 epoch;	   /* user space adds one for each interval */
 	u32 features;	   /* below */
 	u32 unplaced;	   /* threads that found no slot */
-	u32 unused;
+	u32 lost;	   /* records that found no place */
 };
 
 enum { HAS_NOTIFIERS = 1, HAS_VCPUS = 2, HAS_THROTTLED = 4, HAS_EXITS = 8, HAS_TRIED = 16 };
@@ -655,6 +659,76 @@ int migrated(u64 *args)
 	note_queue_on(slot, task, args[1], now);
 	slot->cpu = args[1];
 	end(slot);
+	return 0;
+}
+
+/* For `pvlock record` only: every switch of this host, and the wake-ups of threads with slots. */
+struct record {
+	u64 time;
+	u32 cpu;
+	u32 woken;    /* `next` was, and is in the queue of `cpu` */
+	u32 prev;     /* as in a log */
+	u32 next;
+	u32 runnable; /* prev could have gone on */
+	u32 unused;
+	u64 name[2]; /* of next */
+};
+
+struct {
+	UINT(type, BPF_MAP_TYPE_RINGBUF);
+	UINT(max_entries, 4096);
+} records SEC(".maps");
+
+static inline u32 who_is(struct task_struct *task)
+{
+	struct task_struct___top *top = (void *)task;
+	u32 number;
+
+	return slot_of(task, &number) ? top->pid | THREAD : (u32)task->tgid;
+}
+
+static inline void put(struct record *record, struct task_struct *next)
+{
+	struct task_struct___top *top = (void *)next;
+	struct general *settings = all();
+
+	record->name[0] = *(u64 *)&top->comm[0];
+	record->name[1] = *(u64 *)&top->comm[8];
+	if (bpf_ringbuf_output(&records, record, sizeof(*record), BPF_RB_NO_WAKEUP) && settings)
+		__sync_fetch_and_add(&settings->lost, 1);
+}
+
+SEC("tp_btf/sched_switch")
+int record_switch(struct sched_switch *args)
+{
+	struct record record = {
+		.time = bpf_ktime_get_ns(),
+		.cpu = bpf_get_smp_processor_id(),
+		.prev = who_is(args->prev),
+		.next = who_is(args->next),
+		.runnable = args->preempt || state_of(args->prev) == 0,
+	};
+
+	put(&record, args->next);
+	return 0;
+}
+
+/* To be attached before `woken`, which changes the state. */
+SEC("tp_btf/sched_wakeup")
+int record_wakeup(struct task_struct **args)
+{
+	struct task_struct *task = args[0];
+	struct record record = {.woken = 1};
+	struct slot *slot;
+	u32 number;
+
+	slot = slot_of(task, &number);
+	if (!slot || slot->state != BLOCKED)
+		return 0;
+	record.time = bpf_ktime_get_ns();
+	record.cpu = cpu_of(task);
+	record.next = slot->tid | THREAD;
+	put(&record, task);
 	return 0;
 }
 

@@ -20,6 +20,7 @@ _COMMANDS = {
     "explain": "Say who waited for whom in a trace.",
     "fuzz": "Run hostile guests.",
     "lab": "Run a command on a virtual arm64 host.",
+    "record": "Record the switches of this host's VCPUs as a trace.",
     "run": "Run a guest, and show what PV-lock buys.",
     "sweep": "Run a grid of workloads.",
     "top": "Show where the time of this host's VCPUs goes.",

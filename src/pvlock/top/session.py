@@ -4,7 +4,7 @@
 import fnmatch
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -18,6 +18,11 @@ from pvlock.top.watch import Watcher
 
 _LOOK_SECONDS = 0.25
 """So often new VCPUs are looked for, and no less often."""
+
+
+def matching(pattern: str, pids: Iterable[int]) -> set[int]:
+    """Return the threads of these processes whose names match a pattern as of a shell."""
+    return {tid for _, tid, name in proc.all_threads(pids) if fnmatch.fnmatchcase(name, pattern)}
 
 
 @dataclass(frozen=True)
@@ -147,13 +152,8 @@ class Session:
         (self._watcher or self._reader).want(wanted)
 
     def _matching(self) -> set[int]:
-        pattern = self._choice.threads or "*"
         pids = self._processes()
-        return {
-            tid
-            for _, tid, name in proc.all_threads(proc.processes() if pids is None else list(pids))
-            if fnmatch.fnmatchcase(name, pattern)
-        }
+        return matching(self._choice.threads or "*", proc.processes() if pids is None else pids)
 
     def _named(self, vm: VmUsage) -> VmUsage | None:
         threads = [

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pvlock.top.threads import CLASSES, Displacer
 
 GENERAL = struct.Struct("<4I")
-"""epoch, features, unplaced."""
+"""epoch, features, unplaced, lost."""
 PAIR = struct.Struct("<2I")
 """Slot, who: the key of a charge."""
 CHARGE = struct.Struct("<Q16s")
@@ -27,6 +27,9 @@ DEPTH = 1024
 _HEAD = struct.Struct("<2I")
 _STRETCH = struct.Struct("<QII16s")
 LOG_SIZE = _HEAD.size + DEPTH * _STRETCH.size
+
+RECORD = struct.Struct("<Q6I16s")
+"""Time, CPU, woken, previous, next, runnable, and the name of the next: see struct record."""
 
 NO_VCPU = 0xFFFF_FFFF
 _THREAD = 1 << 31

@@ -141,6 +141,7 @@ class Names:
         """`vm_name` and `process_name` name a process that has VCPUs, and one that has none."""
         self._vm_name, self._process_name = vm_name, process_name
         self._vms: dict[int, str] = {}
+        self._others: dict[int, str] = {}
         self._threads: dict[int, Thread] = {}
         self._from_kernel: Mapping[Displacer, str] = {}
 
@@ -158,10 +159,12 @@ class Names:
         self._threads = old | threads
         tgids = {thread.tgid for thread in self._threads.values() if thread.vcpu is not None}
         self._vms = {tgid: self._vms.get(tgid) or self._vm_name(tgid) for tgid in tgids}
+        others = {thread.tgid for thread in self._threads.values()} - tgids
+        self._others = {tgid: self._others.get(tgid) or self.process(tgid) for tgid in others}
 
     def vm(self, tgid: int) -> str:
         """Name a VM, or a process whose threads are watched."""
-        return self._vms.get(tgid) or self.process(tgid)
+        return self._vms.get(tgid) or self._others.get(tgid) or self.process(tgid)
 
     def process(self, tgid: int) -> str:
         """Name a process by its own name, or else by what the kernel called it."""

@@ -19,6 +19,7 @@ from pvlock.top.threads import Displacer, Key, Snapshot, Thread
 
 OBJECT = Path(__file__).with_name("top.bpf.o")
 _PROGRAMS = ("switched", "woken", "migrated", "exited")
+_RECORDING = ("record_switch", "record_wakeup")
 _LOOK = "look"
 _YIELDS = "yielded"
 SLOTS = 4096
@@ -36,8 +37,10 @@ def _possible_cpus() -> int:
 class Watcher:
     """Threads inside KVM, and those that are asked for, from when `look()` first meets them."""
 
-    def __init__(self, limit: int = SLOTS) -> None:
+    def __init__(self, limit: int = SLOTS, ring_size: int = 0) -> None:
         """Load and attach the programs, to watch `limit` threads at most.
+
+        With a `ring_size`, a power of 2 of whole pages, every switch is recorded too: see take().
 
         Raises WatchError, whose text says what this host lacks.
         """
@@ -53,7 +56,11 @@ class Watcher:
             "logs": cpus,
             "even": self._pairs,
             "odd": self._pairs,
+            "records": ring_size or mmap.PAGESIZE,
         }
+        self._ring_size = ring_size
+        self._attached = (*(_RECORDING if ring_size else ()), *_PROGRAMS)
+        self._ring: bpf.RingBuffer | None = None
         self.yields = True
         """Whether directed yields are counted."""
         try:
@@ -68,7 +75,7 @@ class Watcher:
             raise
 
     def _load(self, entries: Mapping[str, int]) -> bpf.BpfObject:
-        programs = (*_PROGRAMS, _LOOK)
+        programs = (*self._attached, _LOOK)
         with contextlib.suppress(bpf.LoadError):
             # Not every kernel has the function, or lets a program be put there.
             return bpf.BpfObject(OBJECT, (*programs, _YIELDS), entries)
@@ -98,7 +105,9 @@ class Watcher:
         self._homes = self._table("homes", 8, 4, limit)
         for number in range(limit):
             self._vacant.put(None, slots.PLACE.pack(number))
-        for name in (*_PROGRAMS, *([_YIELDS] if self.yields else [])):
+        if self._ring_size:
+            self._ring = bpf.RingBuffer(self._object.map_fd("records"), self._ring_size)
+        for name in (*self._attached, *([_YIELDS] if self.yields else [])):
             self._object.attach(name)
         self._iterator = self._object.iterate(_LOOK)
 
@@ -281,12 +290,22 @@ class Watcher:
             for key, value in self._homes.items()
         }
 
+    def take(self) -> bytes:
+        """Return the records since the last call, packed (slots.RECORD); each CPU's in order."""
+        return b"" if self._ring is None else self._ring.take()
+
+    @property
+    def lost(self) -> int:
+        """Records that found no place, since nobody took the ones before."""
+        return int(slots.GENERAL.unpack_from(self._general)[3])
+
     def program_fd(self, name: str) -> int:
         """Return the file descriptor of a program, for what the kernel counts of it."""
         return self._object.program_fd(name)
 
     def close(self) -> None:
         """Detach the programs and free everything; safe to call twice."""
+        self._ring = None
         while self._mapped:
             self._mapped.pop().close()
         self._object.close()

@@ -27,6 +27,9 @@ from numpy.typing import NDArray
 MOST_EVENTS = 10_000_000
 """Events that a trace keeps: it then ends, and what follows is counted as dropped."""
 
+VM = 1 << 32
+"""In a trace of a host, `names` has at VM + a VCPU the name of its VM."""
+
 Setting = str | int | float | bool | None
 
 
@@ -81,6 +84,10 @@ class Flag(enum.IntFlag):
 class Events:
     """The table, n events in columns of n; times in ns of one clock.
 
+    A trace of a host (`pvlock record`) has the setting "host". Its rows are the VCPUs of all VMs,
+    "watched" of them, and then whoever else had a CPU; `names` has what they are called. A READY
+    there has the CPU in whose queue it waits.
+
     `vcpus`, `pcpus` say how many there are. The run is from `start` to `end`. `names` has a lock's
     name by its address, for those that have one. `dropped` has, by VCPU, how many of its events
     were lost because a ring or the table was full, `rejected` how many were no events: a guest
@@ -107,6 +114,11 @@ class Events:
     def __len__(self) -> int:
         """Return the number of events."""
         return len(self.time)
+
+    def vcpu_name(self, vcpu: int) -> str:
+        """Return what to call a VCPU. In a trace of a host (Setting "host"), `names` has it."""
+        number = f"VCPU {vcpu}"
+        return self.names.get(vcpu, number) if self.settings.get("host") else number
 
     def locks(self) -> bool:
         """Tell whether the guest recorded what it did with any lock."""
