@@ -58,10 +58,25 @@ class _Interval(click.ParamType[float]):
 @click.option("--csv", "as_csv", is_flag=True, help="One line for each VCPU and interval.")
 @click.option("--vcpus", is_flag=True, help="Show each VCPU (the key v, in the live table).")
 @click.option("--sort", type=click.Choice(_SORTS), default="ready", show_default=True)
+@click.option(
+    "--explain-stall",
+    "stalled",
+    type=click.IntRange(1),
+    metavar="PID",
+    help="Was it this guest's host, or the guest itself? A verdict.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.5, 3600),
+    default=10,
+    show_default=True,
+    help="How long --explain-stall looks.",
+)
 @click.option("--no-bpf", is_flag=True, help="Only what /proc tells; needs no rights.")
 def top(
     pids: tuple[int, ...], cgroup: str | None, threads: str | None, interval: float, once: bool,
-    as_json: bool, as_csv: bool, vcpus: bool, sort: str, no_bpf: bool,
+    as_json: bool, as_csv: bool, vcpus: bool, sort: str, stalled: int | None, seconds: float,
+    no_bpf: bool,
 ) -> None:  # fmt: skip
     """Show where the time of this host's VCPUs goes, and who has their CPUs.
 
@@ -72,6 +87,11 @@ def top(
 
     if as_json and as_csv:
         raise ConfigError("--json and --csv do not go together")
+    if stalled is not None:
+        if pids or cgroup or as_csv:
+            raise ConfigError("--explain-stall does not go with --pid, --cgroup or --csv")
+        _explain_stall(Choice((stalled,), None, threads), stalled, seconds, no_bpf, as_json)
+        return
     live = not (once or as_json or as_csv)
     if live:
         _need_terminal()
@@ -89,6 +109,34 @@ def top(
                 _live(session, interval, sort, vcpus)
             else:
                 _print(session, choice, interval, once, sort, vcpus, as_json, as_csv)
+
+
+def _explain_stall(choice: "Choice", pid: int, seconds: float, no_bpf: bool, as_json: bool) -> None:
+    from rich.table import Table
+
+    from pvlock import report
+    from pvlock.top import stall
+    from pvlock.top.session import Session
+
+    with ended_by_signals(), Session(choice, not no_bpf) as session:
+        session.start()
+        if session.degraded:
+            say(f"top: {_degraded(session.degraded)}")
+        verdict = stall.judge(session.interval(seconds), session, pid)
+    if as_json:
+        print(report.to_json(stall.as_dict(verdict)), end="")
+        return
+    console = _console()
+    console.print(f"{verdict.sentence}\n")
+    shown = Table(box=None, pad_edge=False, show_header=False)
+    for what in ("starved", "throttled", "itself"):
+        answer = getattr(verdict, what)
+        shown.add_row(f"{what}?", answer.state, answer.because)
+    for number, line in enumerate(verdict.evidence):
+        shown.add_row("" if number else "seen", "", line)
+    for name, text in verdict.remedies.items():
+        shown.add_row(name, "", text)
+    console.print(shown)
 
 
 def _degraded(why: str) -> str:
