@@ -5,11 +5,13 @@ import json
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from pvlock.top import names, proc, usage
 from pvlock.top.session import Choice, Session
@@ -124,3 +126,37 @@ def test_512_vcpus(watcher: Watcher, cpu: int) -> None:
         assert [each.thread.vcpu for each in found.threads] == list(range(512))
         parts = found.running + found.ready + found.blocked + (found.throttled or 0)
         assert parts == pytest.approx(found.span, rel=0.01)
+
+
+def test_exported(may_watch: None, cpu: int) -> None:
+    """Counters that grow, whose states add up to the time of all VCPUs."""
+
+    def scrape(url: str) -> dict[str, float]:
+        with urllib.request.urlopen(url, timeout=30) as page:
+            text = page.read().decode()
+        return {
+            sample.labels["state"]: sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == "pvlock_vm_cpu_seconds_total" and sample.labels["pid"] == str(pid)
+        }
+
+    command = [sys.executable, "-m", "pvlock", "export", "--listen", "127.0.0.1:0"]
+    with vm(2, 1, cpu) as pid:
+        time.sleep(0.2)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            try:
+                url = process.stdout.readline().split()[1]
+                scrape(url)
+                begin = time.monotonic()
+                first = scrape(url)
+                time.sleep(2)
+                second = scrape(url)
+                seconds = time.monotonic() - begin
+            finally:
+                process.terminate()
+    grown = {state: second[state] - first[state] for state in second}
+    assert sum(grown.values()) == pytest.approx(3 * seconds, rel=0.2)
+    assert grown["blocked"] == pytest.approx(seconds, rel=0.2)
+    assert grown["running"] > 0 and grown["ready"] > 0

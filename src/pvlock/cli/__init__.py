@@ -18,6 +18,7 @@ _COMMANDS = {
     "check": "Judge a hypervisor, ours or another's.",
     "doctor": "Say what this host can run, and what it lacks.",
     "explain": "Say who waited for whom in a trace.",
+    "export": "Serve where VCPUs' time goes to Prometheus.",
     "fuzz": "Run hostile guests.",
     "lab": "Run a command on a virtual arm64 host.",
     "record": "Record the switches of this host's VCPUs as a trace.",

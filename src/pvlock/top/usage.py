@@ -191,6 +191,13 @@ class Names:
         whole = thread.vcpu is not None and not by_thread
         return (self.vm(thread.tgid) if whole else self.thread(thread)), thread.tgid
 
+    def vm_of(self, pid: int, is_thread: bool) -> int | None:
+        """Return the process of the VM that a displacer belongs to; None: it is no VM's."""
+        if not is_thread:
+            return pid if pid in self._vms else None
+        thread = self._threads.get(pid)
+        return thread.tgid if thread is not None and thread.vcpu is not None else None
+
     def displaced_by(self, usage: Usage) -> list[tuple[str, int]] | None:
         """Return who had the CPUs that this VM or thread waited for, and for how long.
 
