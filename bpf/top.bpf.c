@@ -72,6 +72,7 @@ struct task_struct___top {
 	char comm[16];
 	struct sched_entity se;
 	struct task_group *sched_task_group;
+	void *bpf_storage;
 	struct hlist_head preempt_notifiers;
 } __attribute__((preserve_access_index));
 
@@ -477,9 +478,13 @@ static inline void wait_begins(struct slot *slot, struct task_struct *task, u64 
 static inline struct slot *slot_of(struct task_struct *task, u32 *number)
 {
 	struct task_struct___top *top = (void *)task;
-	u32 *place = bpf_task_storage_get(&places, task, 0, 0);
 	struct slot *slot;
+	u32 *place;
 
+	/* Most threads of a host have no storage at all: no call for them. */
+	if (EXISTS(top->bpf_storage) && !top->bpf_storage)
+		return 0;
+	place = bpf_task_storage_get(&places, task, 0, 0);
 	if (!place)
 		return 0;
 	*number = *place;

@@ -107,8 +107,14 @@ class Watcher:
             self._vacant.put(None, slots.PLACE.pack(number))
         if self._ring_size:
             self._ring = bpf.RingBuffer(self._object.map_fd("records"), self._ring_size)
-        for name in (*self._attached, *([_YIELDS] if self.yields else [])):
+        for name in self._attached:
             self._object.attach(name)
+        if self.yields:
+            try:
+                self._object.attach(_YIELDS)
+            except OSError:
+                # Linux 6.1 on arm64 loads such a program, and has no means to call it.
+                self.yields = False
         self._iterator = self._object.iterate(_LOOK)
 
     def _map(self, name: str, size: int, protection: int) -> mmap.mmap:
