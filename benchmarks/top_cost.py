@@ -24,8 +24,8 @@ import publisher
 from publisher import figure, switch_ns
 
 from pvlock.errors import WatchError
-from pvlock.top.slots import SLOT_SIZE
-from pvlock.top.watch import SLOTS, Watcher
+from pvlock.top.slots import LOG_SIZE, SLOT_SIZE
+from pvlock.top.watch import PAIRS, SLOTS, Watcher
 
 RUNS = 5
 WATCHED = (1, 100, 1000)
@@ -160,8 +160,10 @@ def report() -> Iterator[str]:
         yield from waits(library)
     yield ""
     megabytes = SLOTS * SLOT_SIZE / 1e6
-    yield f"Memory: {SLOTS:,} slots of {SLOT_SIZE} bytes ({megabytes:.1f} MB), and a log of 32 KiB"
-    yield "for each CPU; both are there from the start, and do not grow."
+    log = f"a log of {LOG_SIZE >> 10} KiB for each CPU"
+    yield f"Memory: {SLOTS:,} slots of {SLOT_SIZE} bytes ({megabytes:.1f} MB), {log}, and two"
+    yield f"tables of {PAIRS:,} pairs of a VCPU and a displacer (some 6 MB each)."
+    yield "All are there from the start, and do not grow."
 
 
 def main() -> None:

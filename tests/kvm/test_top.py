@@ -20,7 +20,7 @@ from pvlock.top.watch import Watcher
 from pvlock.workload import image_of
 
 VCPUS = 3
-GUEST_SECONDS, WATCHED_SECONDS = 30, 15
+GUEST_SECONDS, WATCHED_SECONDS = 20, 8
 SETTLED_SECONDS = 60
 
 

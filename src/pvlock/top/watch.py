@@ -24,7 +24,8 @@ _LOOK = "look"
 _YIELDS = "yielded"
 SLOTS = 4096
 """Threads that can be watched at once."""
-_PAIRS_PER_SLOT = 16
+PAIRS = 16 * SLOTS
+"""Pairs of a thread and a displacer of an interval."""
 _RETRIES = 1000
 _POSSIBLE = Path("/sys/devices/system/cpu/possible")
 
@@ -44,7 +45,7 @@ class Watcher:
 
         Raises WatchError, whose text says what this host lacks.
         """
-        self._limit, self._pairs = limit, max(4096, limit * _PAIRS_PER_SLOT)
+        self._limit = limit
         self._names: dict[Displacer, str] = {}
         self._advanced: dict[int, dict[Displacer, int]] = {}
         self._wanted: set[int] = set()
@@ -54,8 +55,8 @@ class Watcher:
         entries = {
             **dict.fromkeys(("slots", "waiting", "homes", "vacant", "wanted"), limit),
             "logs": cpus,
-            "even": self._pairs,
-            "odd": self._pairs,
+            "even": PAIRS,
+            "odd": PAIRS,
             "records": ring_size or mmap.PAGESIZE,
         }
         self._ring_size = ring_size
@@ -97,8 +98,7 @@ class Watcher:
         self._slots = self._map("slots", limit * slots.SLOT_SIZE, mmap.PROT_READ | mmap.PROT_WRITE)
         self._logs = self._map("logs", cpus * slots.LOG_SIZE, mmap.PROT_READ)
         self._charges = [
-            self._table(name, slots.PAIR.size, slots.CHARGE.size, self._pairs)
-            for name in ("even", "odd")
+            self._table(name, slots.PAIR.size, slots.CHARGE.size, PAIRS) for name in ("even", "odd")
         ]
         self._vacant = self._table("vacant", 0, slots.PLACE.size, limit)
         self._asked = self._table("wanted", 4, 8, limit)
