@@ -174,11 +174,19 @@ def _print(
             print(records.to_csv(interval, session), end="", flush=True)
         else:
             if not interval.vms:
-                raise WatchError("no VCPU has run on this host" if not choice.pids else "it ended")
+                raise WatchError(_nothing(session, choice))
             _show(_console(), interval, session, sort, vcpus)
         if once:
             return
         _refuse_the_gone(interval)
+
+
+def _nothing(session: "Session", choice: "Choice") -> str:
+    if choice.pids:
+        return "what was asked for has ended"
+    if session.source == "bpf":
+        return "no VCPU has run on this host"
+    return "no thread here is called as VMMs call those of VCPUs; with rights, the kernel tells"
 
 
 def _console() -> "Console":
