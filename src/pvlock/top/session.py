@@ -17,7 +17,9 @@ from pvlock.top.usage import Names, VmUsage
 from pvlock.top.watch import Watcher
 
 _LOOK_SECONDS = 0.25
-"""So often new VCPUs are looked for, and no less often."""
+"""So often the kernel looks for new VCPUs."""
+_WANT_SECONDS = 1.0
+"""So often threads are looked for by their names, for which all of /proc is read."""
 
 
 def matching(pattern: str, pids: Iterable[int]) -> set[int]:
@@ -77,6 +79,7 @@ class Session:
                 self.degraded = str(error)
         self.names = Names(names.vm_name, proc.name)
         self._before: Snapshot | None = None
+        self._wanted_at = 0.0
 
     @property
     def source(self) -> str:
@@ -137,11 +140,13 @@ class Session:
     def look(self) -> None:
         """Find new threads; to be called a few times a second."""
         if self._watcher is not None:
-            self._want()
+            if time.monotonic() - self._wanted_at > _WANT_SECONDS:
+                self._want()
             self._watcher.look()
 
     def _want(self) -> None:
         """Ask for the threads that the kernel does not find by itself."""
+        self._wanted_at = time.monotonic()
         wanted: set[int] = set()
         if self._choice.threads is not None:
             wanted |= self._matching()
