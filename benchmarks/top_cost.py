@@ -2,7 +2,7 @@
 """What `pvlock top` costs a context switch, beside an empty program and beside nothing; needs root.
 
 First, two threads that pass a byte to and fro, as in benchmarks/publisher.py, which are watched or
-not, beside others that are watched and sleep. Then threads that want one CPU all the time: what
+not, beside others that are watched and sleep. Then threads that pass one CPU around: what
 each switch costs the more of them wait. With --write the report becomes a section of
 docs/benchmarks.md.
 """
@@ -30,9 +30,15 @@ from pvlock.top.watch import PAIRS, SLOTS, Watcher
 RUNS = 5
 WATCHED = (1, 100, 1000)
 WAITERS = (1, 10, 100, 1000)
-SETTLE, SECONDS = 6, 6
+SETTLE, SECONDS = 3, 4
 TITLE = "What `pvlock top` costs a context switch"
 PROGRAM = "switched"
+WAITING = """\
+The program at sched_switch, as the kernel counts its time (which reads the clock
+twice), while threads pass one CPU around as fast as they can (sched_yield), so that
+each wait is one stretch of every other thread. All switches of the host are in it. A
+wait is charged to the last 1,023 stretches at most, which bounds what a switch costs.
+"""
 
 
 class Sleepers:
@@ -109,7 +115,7 @@ def beside(library: Any, path: Path) -> Iterator[str]:
 
 
 def crowd(library: Any, waiters: int) -> tuple[float, int]:
-    """Let threads want one CPU all the time; return the program's ns per run, and its runs."""
+    """Let threads pass one CPU around; return the program's ns per run, and its runs."""
     cpu = max(os.sched_getaffinity(0))
     go, until = threading.Event(), [0]
     with Watcher() as watcher:
@@ -153,9 +159,7 @@ def report() -> Iterator[str]:
         library, path = publisher.build(Path(folder))
         yield from beside(library, path)
         yield ""
-        yield "The program at sched_switch, as the kernel counts its time (which reads the clock"
-        yield f"twice), while threads want one CPU for {SECONDS} s. All switches of the host are in"
-        yield "it. A wait is charged to the last 1,023 stretches at most."
+        yield from WAITING.splitlines()
         yield ""
         yield from waits(library)
     yield ""
