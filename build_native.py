@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Compiles the C half of pvlock: guests for AArch64, BPF programs, and the emulator's helper.
 
-pip runs it as hatchling's build hook; `python build_native.py` runs it by hand. The compiler is
-the one in the PyPI package ziglang, so no system toolchain is needed.
+pip runs this file as hatchling's build hook; `python build_native.py` runs it by hand. It uses the
+compiler in the PyPI package ziglang, so it needs no toolchain of the system.
 """
 
 import importlib.util
@@ -26,7 +26,7 @@ ZIG_CC = [sys.executable, "-m", "ziglang", "cc"]
 WARNINGS = ["-std=gnu11", "-Wall", "-Wextra", "-Werror"]
 GUEST_FLAGS = [
     *("-target", "aarch64-freestanding-none", "-mcpu=generic-neon-fp_armv8"),
-    # No floating point, nothing unaligned while the MMU is off, no calls to helpers for atomics.
+    # No floating point, no unaligned access (it would fault with the MMU off), inline atomics.
     *("-mgeneral-regs-only", "-mstrict-align", "-mno-outline-atomics"),
     *("-ffreestanding", "-fno-pic", "-fno-stack-protector", "-fno-sanitize=all", "-nostdlib"),
     *("-O2", "-g0", "-I", str(GUEST / "include")),
@@ -35,10 +35,14 @@ GUEST_FLAGS = [
 
 TRACED = ["-DPVLOCK_TRACE"]
 ELF_EXECUTABLE = 2
+"""The e_type of an ELF file that has a fixed address."""
 
 
 def build_guest(sources: list[Path], output: Path, flags: list[str] | None = None) -> None:
-    """Compile and link one guest; raises CalledProcessError with the compiler's words on stderr."""
+    """Compile and link one guest.
+
+    Raises CalledProcessError if that fails; the compiler has then said why on stderr.
+    """
     output.parent.mkdir(parents=True, exist_ok=True)
     command = [*ZIG_CC, *WARNINGS, *GUEST_FLAGS, *(flags or []), "-T", str(GUEST / "guest.ld")]
     subprocess.run([*command, *map(str, sources), "-o", str(output)], check=True)
@@ -50,14 +54,15 @@ def library_sources() -> list[Path]:
 
 
 def trace_sources() -> list[Path]:
-    """What a guest that is compiled with TRACED is linked with too."""
+    """The files that a guest needs as well if it is compiled with TRACED."""
     return sorted((GUEST / "trace").glob("*.c"))
 
 
 def build_guests() -> None:
-    """Build every guest/payloads/NAME.c, in the harness, into src/pvlock/guests/NAME.elf.
+    """Build every guest/payloads/NAME.c with the harness into src/pvlock/guests/NAME.elf.
 
-    And once more into NAME.traced.elf: that a guest records nothing must cost it nothing.
+    A second file, NAME.traced.elf, records events. There are two so that NAME.elf has no
+    instruction that is there for traces.
     """
     harness = GUEST / "harness" / "workload.c"
     for source in sorted((GUEST / "payloads").glob("*.c")):
@@ -80,11 +85,13 @@ def build_conformance() -> None:
     elf = OUT / "conformance" / "guest.elf"
     flags = [flag for flag in GUEST_FLAGS if flag not in ("-static", "-fno-pic")]
     command = [*ZIG_CC, *WARNINGS, *flags, "-fpie", "-pie", "-T", str(folder / "conformance.ld")]
-    sources = sorted(folder.glob("*.[cS]"))
+    # Of the library it takes only what runs on any machine.
+    sources = [*sorted(folder.glob("*.[cS]")), GUEST / "lib" / "cstring.c"]
     elf.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run([*command, *map(str, sources), "-o", str(elf)], check=True)
     data = bytearray(elf.read_bytes())
-    # It relocates itself, and as an ELF file it has an address: an executable, no shared object.
+    # The linker makes a shared object. But the guest relocates itself, and its ELF file names an
+    # address, so that loaders should take it for an executable.
     struct.pack_into("<H", data, 16, ELF_EXECUTABLE)
     elf.write_bytes(data)
     image = bytearray()
@@ -96,7 +103,7 @@ def build_conformance() -> None:
 
 
 def build_bpf(source: Path, output: Path) -> None:
-    """Compile one BPF object, its types (-g) included: by them libbpf fits it to the kernel."""
+    """Compile one BPF object with its types (-g), by which libbpf adapts it to the kernel."""
     flags = ["-target", "bpfel-freestanding", "-O2", "-g", f"-ffile-prefix-map={ROOT}=."]
     command = [*ZIG_CC, *WARNINGS, *flags, "-I", str(BPF)]
     subprocess.run([*command, "-c", str(source), "-o", str(output)], check=True)
@@ -110,25 +117,27 @@ def build_publisher() -> None:
 
 
 def build_helper() -> None:
-    """Build native/vcpu.c for this host; Unicorn's own headers say what its functions are."""
+    """Build native/ for this host, with the headers in the Python package of Unicorn."""
     spec = importlib.util.find_spec("unicorn")
     if spec is None or not spec.submodule_search_locations:
         sys.exit("build_native: Unicorn's headers are missing: pip install unicorn==2.1.4")
     include = Path(spec.submodule_search_locations[0]) / "include"
     mac = sys.platform == "darwin"
     output = OUT / "engines" / "emulator" / f"libvcpu.{'dylib' if mac else 'so'}"
-    # An old glibc, so that a wheel built here runs elsewhere. libunicorn is loaded before.
+    # For an old glibc, so that a wheel built here runs elsewhere. It is not linked with libunicorn,
+    # which the emulator has loaded before it loads this library.
     machine = {"arm64": "aarch64", "AMD64": "x86_64"}.get(platform.machine(), platform.machine())
     glibc = platform.libc_ver()[0] == "glibc"
     target = ["-target", f"{machine}-linux-gnu.2.28"] if glibc else []
     link = ["-Wl,-undefined,dynamic_lookup"] if mac else []
     command = [*ZIG_CC, *target, *WARNINGS, "-O2", "-g0", "-s", "-shared", "-fPIC"]
     command += ["-fvisibility=hidden", "-fno-sanitize=all", *link, "-I", str(include)]
-    subprocess.run([*command, str(ROOT / "native" / "vcpu.c"), "-o", str(output)], check=True)
+    sources = map(str, sorted((ROOT / "native").glob("*.c")))
+    subprocess.run([*command, *sources, "-o", str(output)], check=True)
 
 
 class CustomBuildHook(Hook):  # type: ignore[type-arg]
-    """hatchling: compile before the wheel is packed, and tag it for this platform."""
+    """hatchling calls this before it packs the wheel: compile, and tag it for this platform."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Build everything (also for an editable install, whose `version` is "editable")."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Boots Linux by pvlock and by QEMU, side by side, on a host with KVM; or by pvlock many times.
+"""Boots Linux by pvlock and by QEMU, in turns, on a host with KVM; or by pvlock many times.
 
-Measured from the start of the VMM: the kernel's first byte on the console, and the shell's
-prompt; and the VMM's largest resident memory. Same kernel, initrd, arguments, CPUs and memory, in
-turns. --lab does it in the lab, on a machine that is no arm64 host; --write makes the table a
-section of docs/benchmarks.md.
+It measures the time from the start of the VMM to the kernel's first byte on the console, and to the
+shell's prompt; and the VMM's largest resident memory. Both boot the same kernel and initrd with the
+same arguments, CPUs and memory. --lab does this in the lab, on a machine that is no arm64 host.
+--write makes the table a section of docs/benchmarks.md.
 
 --boots N boots pvlock's guest N times in a row, types poweroff each time, and looks for what is
 left behind.
@@ -96,7 +96,7 @@ def boot(command: list[str], is_first: Callable[[bytes], bool]) -> Boot:
 
 
 def after_own_line(text: bytes) -> bool:
-    """pvlock says first which engine it takes."""
+    """Tell whether the guest has printed: pvlock's own first line says which engine it takes."""
     return bool(text.partition(b"pvlock ")[2].partition(b"\n")[2])
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""docs/benchmarks.md: a section for each benchmark that writes there."""
+"""docs/benchmarks.md has a section for each benchmark that writes there."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ PATH = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 
 
 def write(title: str, text: str) -> None:
-    """Put `text` in place of the section called `title`, or at the end; leave all others alone."""
+    """Replace the section called `title` by `text`, or add it at the end; keep all others."""
     head, *sections = re.split(r"^(?=## )", PATH.read_text(), flags=re.MULTILINE)
     new = f"## {title}\n\n{text.strip()}\n"
     titles = [section.partition("\n")[0].removeprefix("## ") for section in sections]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What `pvlock explain` takes for up to 10 million events: time, memory, and if both grow linearly.
+"""What time and memory `pvlock explain` takes for up to 10 million events, and how both grow.
 
-The events are those of real runs of four guests, with and without PV-lock, one after the other as
-often as it takes. Each size is measured in a process of its own. Seconds depend on the host and on
-what else it does; beside them is how often as many keys could have been sorted. Fails where 10
-million events take more than 12 such sorts, or more than 2 GiB.
+The events are those of real runs of four guests, with PV-lock and without, one run after the other
+as often as needed. Each size is measured in a process of its own. Seconds depend on the host and on
+what else it does; so they are compared with the time in which as many keys are sorted. The
+benchmark fails where 10 million events take more than 12 such sorts, or more than 2 GiB.
 """
 
 import dataclasses
@@ -31,11 +31,11 @@ GUESTS = ("mutex", "rwsem", "qspinlock", "ticket")
 
 
 def runs() -> list[Events]:
-    """Return real runs, 16 VCPUs on 8 CPUs."""
+    """Return the events of real runs, with 16 VCPUs on 8 CPUs."""
     found = []
     for guest in GUESTS:
         for name in ("without", "with"):
-            settings = Settings(guest, 16, 8, duration_ns=30_000_000, engine="emulator")
+            settings = Settings(guest, vcpus=16, pcpus=8, duration_ns=30_000_000, engine="emulator")
             result = workload.run(name, settings, trace=True)
             assert result
             assert result.events
@@ -44,7 +44,7 @@ def runs() -> list[Events]:
 
 
 def repeated(parts: list[Events], size: int) -> Events:
-    """Return the runs one after the other, `size` events, each run with locks of its own."""
+    """Return `size` events: the runs one after the other, each run with locks of its own."""
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     now = done = 0
     while done < size:
@@ -79,7 +79,7 @@ def measure(folder: Path) -> None:
 
 
 def main() -> None:
-    """Measure each size and judge."""
+    """Measure each size, and fail if one takes too much."""
     parts, taken = runs(), []
     print(f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}")
     print(f"{'events':>12} {'CPU s':>7} {'wall s':>7} {'GiB':>6} {'of a sort':>10}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What PV-lock buys with the defaults: medians and ranges over seeds, in virtual time (exact).
+"""The gain from PV-lock with the defaults: medians and ranges over seeds, in virtual time (exact).
 
 python benchmarks/gain.py [--seeds 10] [--duration-ms 100]
 """

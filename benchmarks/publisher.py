@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What publishing costs a context switch, beside an empty program on the same hook; needs root.
+"""What publishing costs a context switch, compared with an empty program on the same hook.
 
-Two threads on one CPU pass a byte to and fro through pipes: each pass is a switch, and what it
-takes is CPU time of the two. Compare figures within one run only. With --write the report becomes
-a section of docs/benchmarks.md.
+Two threads on one CPU pass a byte to and fro through pipes. Each pass is a switch, and its cost is
+the CPU time of both threads. Compare figures within one run only. With --write the report becomes a
+section of docs/benchmarks.md. This needs root.
 """
 
 import argparse
@@ -44,7 +44,7 @@ STATS_RUN_TIME = 0  # linux/bpf.h
 
 @dataclass
 class Row:
-    """A setting: what is attached, of how many VMs, and whether the threads are one's VCPUs."""
+    """A setting: what is attached, for how many VMs, and whether the threads are VCPUs of one."""
 
     label: str
     attach: Callable[[ExitStack], Callable[[int], None] | None]
@@ -54,7 +54,7 @@ class Row:
 
 
 def build(folder: Path) -> tuple[Any, Path]:
-    """Compile the load and the programs to compare with."""
+    """Compile the two threads' C code, and the programs to compare with."""
     load, programs = folder / "pingpong.so", folder / "alternatives.bpf.o"
     flags = ["-O2", "-fPIC", "-shared", str(HERE / "pingpong.c"), "-o", str(load)]
     subprocess.run([*build_native.ZIG_CC, *build_native.WARNINGS, *flags], check=True)
@@ -90,7 +90,7 @@ def switch_ns(library: Any, begin: Callable[[int], None] | None) -> float:
 
 
 def add(target: bpf.BpfObject, structure: int) -> None:
-    """What Publisher.add_current_thread() does."""
+    """Do as Publisher.add_current_thread() does."""
     assert not target.run("add", structure)
 
 
@@ -121,7 +121,7 @@ def programs(
 
 
 def rows(path: Path) -> list[Row]:
-    """All settings, in the order of the table."""
+    """Return all settings, in the order of the table."""
     table = [Row("nothing", lambda _: None, 0)]
     for vms in VMS:
         table += [
@@ -139,7 +139,7 @@ def figure(values: Sequence[float]) -> str:
 
 
 def compared(library: Any, path: Path) -> Iterator[str]:
-    """Measure the settings in turn, RUNS times."""
+    """Measure all settings in turn, RUNS times; yield the lines of a table."""
     table = rows(path)
     for _ in range(RUNS):
         for row in table:
@@ -167,7 +167,7 @@ def run_ns(target: bpf.BpfObject, name: str) -> float:
 
 @contextmanager
 def counting() -> Iterator[None]:
-    """Let the kernel count the runs of BPF programs and their time."""
+    """Let the kernel count the runs of BPF programs, and their time, while the block runs."""
     fd = bpf.libbpf().bpf_enable_stats(STATS_RUN_TIME)
     assert fd >= 0, os.strerror(-fd)
     try:
@@ -177,7 +177,7 @@ def counting() -> Iterator[None]:
 
 
 def counted(library: Any, path: Path) -> Iterator[str]:
-    """Let the kernel itself say how long the programs run."""
+    """Yield the lines of a table with the programs' times, as the kernel counts them."""
     cases = [
         ("empty program", "empty", False),
         ("publisher, threads of no VM", "preempted", False),
@@ -201,7 +201,7 @@ def counted(library: Any, path: Path) -> Iterator[str]:
 
 
 def report() -> Iterator[str]:
-    """Measure, line by line."""
+    """Measure, and yield the report line by line."""
     yield "Written by benchmarks/publisher.py. Two threads on one CPU pass a byte through pipes:"
     yield f"their CPU time, in {RUNS} turns of one run; median (range), differences within a turn."
     yield ""

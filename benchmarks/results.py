@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Turn the cells of docs/results.toml into docs/results.md: every group of cells, and why.
+"""Write docs/results.md from the cells of docs/results.toml: every group of cells, and why.
 
 pvlock sweep docs/results.toml --out cells.csv && python benchmarks/results.py cells.csv
 """
@@ -18,19 +18,20 @@ MATTERS = 0.02
 HEAD = """<!-- SPDX-License-Identifier: GPL-2.0-or-later -->
 # Where PV-lock pays, and where it does not
 
-Every cell of [results.toml](results.toml), ten seeds each: median and range. Made again by
+This page has every cell of [results.toml](results.toml): the median and the range of ten seeds.
+These commands write it again:
 
 ```sh
 pvlock sweep docs/results.toml --out cells.csv
 python benchmarks/results.py cells.csv
 ```
 
-All in virtual time on the emulator, where an instruction costs 1 ns, an exit 1 µs and a switch
-3 µs: the same commands give the same figures on any machine, and none of them is a measurement of
-silicon. `gain` is the throughput with PV-lock over that without; `kept` is that with PV-lock over
-the throughput of as many VCPUs as CPUs. The last column says what was measured beside them, from
-medians: the share of the CPUs' time spent spinning (a wait that outlasts the run counts whole, so
-it can exceed 100 %), and switches and sleeps per millisecond of guest time.
+All figures are in virtual time on the emulator, where an instruction costs 1 ns, an exit 1 µs and a
+switch 3 µs. So the same commands give the same figures on any machine, and none of them is a
+measurement of silicon. `gain` is the throughput with PV-lock divided by that without; `kept` is the
+throughput with PV-lock divided by that of as many VCPUs as CPUs. The last column has medians of
+other measurements: the share of the CPUs' time that was spent spinning (a wait that outlasts the
+run counts in full, so it can exceed 100 %), and switches and sleeps per millisecond of guest time.
 
 """
 
@@ -45,7 +46,7 @@ GUESTS = {
 
 
 def number(row: dict[str, str], column: str) -> float:
-    """Return a column of a cell."""
+    """Return the number in a column of a cell."""
     return float(row[column])
 
 
@@ -58,18 +59,18 @@ def key(row: dict[str, str]) -> Key:
 
 
 def spread(rows: list[dict[str, str]], column: str) -> str:
-    """Return median and range."""
+    """Return the median and the range of a column, as text."""
     values = [number(row, column) for row in rows]
     return f"{statistics.median(values):.3f} ({min(values):.3f}–{max(values):.3f})"
 
 
 def middle(rows: list[dict[str, str]], column: str) -> float:
-    """Return the median."""
+    """Return the median of a column."""
     return statistics.median(number(row, column) for row in rows)
 
 
 def why(rows: list[dict[str, str]]) -> str:
-    """Say in one sentence what goes with the gain, from the figures of the group alone."""
+    """Say in one sentence what comes with the gain, from nothing but the figures of the group."""
     first = rows[0]
     gains = [number(row, "gain") for row in rows]
     gain = statistics.median(gains)
@@ -106,7 +107,7 @@ def why(rows: list[dict[str, str]]) -> str:
 
 
 def table(groups: list[tuple[Key, list[dict[str, str]]]]) -> list[str]:
-    """Return the rows of one guest."""
+    """Return the lines of the table of one guest."""
     lines = [
         "| WFE | cs + think | slice | VCPUs on CPUs | policy | gain | kept | |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

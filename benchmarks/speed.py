@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How fast the emulator is, beside Unicorn alone on the same code; what 128 VCPUs take; start-up.
+"""How fast the emulator is, beside Unicorn alone; what 128 VCPUs take; how long a start takes.
 
-Wall-clock figures of a shared machine: compare them within one run only. With --write the report
-goes to docs/benchmarks.md.
+The figures are wall-clock times of a shared machine: compare them within one run only. With --write
+the report becomes a section of docs/benchmarks.md.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def median(values: list[float]) -> str:
 
 
 def loop_guest() -> image.Image:
-    """Compile the loop."""
+    """Compile the guest that runs a loop."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "loop.elf"
         sources = [ROOT / "benchmarks" / "guests" / "loop.c", *build_native.library_sources()]
@@ -59,7 +59,7 @@ def emulated(guest: image.Image, quantum_ns: int) -> tuple[float, int]:
     """Run the loop in a machine; return seconds and instructions."""
     with Machine(1, engine="emulator", quantum_ns=quantum_ns, bootargs=f"turns={TURNS}") as machine:
         machine.load(guest)
-        machine.run(200_000)  # the start of the VCPU is behind us
+        machine.run(200_000)  # then the VCPU has started
         start = time.perf_counter()
         assert machine.run(1 << 50) is not None
         return time.perf_counter() - start, machine.usage().vcpus[0].instructions or 0
@@ -90,7 +90,7 @@ def bare(guest: image.Image) -> float:
     try:
         uc.emu_start(loaded.entry, 0)
     except UcError as error:
-        # The HVC at the end, which nobody handles.
+        # Nobody handles the HVC at the guest's end.
         assert error.errno == const.UC_ERR_EXCEPTION, error
     taken = time.perf_counter() - start
     assert uc.mem_read(uc.reg_read(arm64.UC_ARM64_REG_PC), 4) == HVC
@@ -143,7 +143,7 @@ def cpu_model() -> str:
 
 
 def report() -> Iterator[str]:
-    """Measure, line by line."""
+    """Measure, and yield the report line by line."""
     yield f"- CPU: {cpu_model()}, {os.cpu_count()} usable"
     yield f"- {platform.platform()}; Python {platform.python_version()}"
     engine = f"Unicorn {importlib.metadata.version('unicorn')}"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a trace costs the guest, in virtual time (exact), and the host, with the defaults.
 
-Fails when tracing takes more than 3 % of a guest's throughput, all seeds together.
+The benchmark fails if tracing takes more than 3 % of a guest's throughput over all seeds.
 
 python benchmarks/trace_cost.py [--seeds 10] [--duration-ms 100]
 """
@@ -20,11 +20,11 @@ from pvlock.workload import RUNS, Settings
 MOST = 0.03
 
 Figures = tuple[int, int, float, int]
-"""Acquisitions without a trace and with one, how many times as long it took, and events."""
+"""Acquisitions without a trace and with one, the ratio of the host's times, and how many events."""
 
 
 def measure(guest: str, name: str, base: Settings, seed: int) -> Figures:
-    """Run a guest with a seed, untraced and traced."""
+    """Run a guest with one seed, without a trace and with one."""
     settings = replace(base, guest=guest, seed=seed)
     counts, seconds, events = [], [], 0
     for trace in (False, True):
@@ -40,7 +40,7 @@ def measure(guest: str, name: str, base: Settings, seed: int) -> Figures:
 
 
 def report(seeds: int, duration_ms: int) -> Iterator[tuple[str, float]]:
-    """Measure, a line and what it lost at a time."""
+    """Measure; yield each line of the report, and the share of throughput that it lost."""
     base = Settings(duration_ns=duration_ms * 1_000_000, engine="emulator")
     with ThreadPoolExecutor(max_workers=2) as pool:
         for guest in workload.names():

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What our programs use of the kernel, so that neither its headers nor vmlinux.h are needed. The
- * numbers are user API. Members of kernel structures are found by name when libbpf loads a program
- * (preserve_access_index), so only those that we use are declared, in any order.
+ * What our programs use of the kernel, so that they need neither its headers nor vmlinux.h. The
+ * numbers are user API. Structures declare only the members that we use, in any order: libbpf finds
+ * each member by its name when it loads a program (preserve_access_index).
  */
 #ifndef PVLOCK_BPF_KERNEL_H
 #define PVLOCK_BPF_KERNEL_H
@@ -11,7 +11,7 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 
 #define SEC(name) __attribute__((section(name), used))
-/* Attributes of a map, for libbpf to find in the object's types. */
+/* Attributes of a map. libbpf reads them from the object's types. */
 #define UINT(name, number) int (*name)[number]
 #define TYPE(name, of) typeof(of) *name
 
@@ -29,7 +29,10 @@ struct task_struct {
 	unsigned long nivcsw;
 } __attribute__((preserve_access_index));
 
-/* The arguments of the tracepoint sched_switch, since Linux 5.18; BPF passes each as 64 bits. */
+/*
+ * The arguments of the tracepoint sched_switch since Linux 5.18, where commit 9c2136be0878 put
+ * prev_state at the end. BPF passes each of them as 64 bits.
+ */
 struct sched_switch {
 	u64 preempt;
 	struct task_struct *prev;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Keeps `preempted` of one VM's VCPUs current (SPECIFICATION.md, section 6). One of the two
- * sched_switch programs is attached, as the policy says. `add` and `remove` run in the thread of a
- * VCPU: only the kernel knows a thread for certain, since a process ID depends on the namespace.
+ * Keeps `preempted` of one VM's VCPUs current (SPECIFICATION.md, section 6). User space attaches
+ * one of the two sched_switch programs, as the policy says. `add` and `remove` run in the thread of
+ * the VCPU that they are for, since user space has no certain name for a thread: an ID depends on
+ * the PID namespace.
  */
 #include "kernel.h"
 
@@ -13,7 +14,7 @@
 #define EXDEV 18
 #define ERANGE 34
 
-/* The guest's read-only memory slot. max_entries is set before loading. */
+/* The guest's read-only memory slot. User space sets max_entries before it loads the map. */
 struct {
 	UINT(type, BPF_MAP_TYPE_ARRAY);
 	UINT(map_flags, BPF_F_MMAPABLE);
@@ -22,7 +23,7 @@ struct {
 	TYPE(value, u64[STRUCTURE_U64S]);
 } flags SEC(".maps");
 
-/* Which structure a thread's switches set. A new thread has none, and a dead one's is freed. */
+/* By thread, its VCPU's structure. `add` makes an entry; the kernel frees it with the thread. */
 struct {
 	UINT(type, BPF_MAP_TYPE_TASK_STORAGE);
 	UINT(map_flags, BPF_F_NO_PREALLOC);
@@ -30,7 +31,7 @@ struct {
 	TYPE(value, u32);
 } structures SEC(".maps");
 
-/* The process of the VM, so that all others on this host pay for one comparison. */
+/* The process of the VM. The threads of all others on this host cost one comparison a switch. */
 int vmm;
 
 static inline void set(const u32 *structure, u64 preempted)
@@ -49,7 +50,7 @@ static inline void publish(struct task_struct *task, u64 preempted)
 		set(structure, preempted);
 }
 
-/* The tracepoint comes before the switch itself: 0 is there before `next` runs again. */
+/* The kernel calls this before the switch itself, so the 0 is there before `next` runs again. */
 SEC("tp_btf/sched_switch")
 int scheduled_out(struct sched_switch *args)
 {
@@ -63,10 +64,11 @@ int scheduled_out(struct sched_switch *args)
 }
 
 /*
- * Whoever could have gone on has state 0 (TASK_RUNNING), or was preempted on its way to sleep. The
- * argument prev_state is not asked: some kernels pass what was there before a signal kept the thread
- * from going to sleep. The 0 of a thread that sleeps is written, though it is there already
- * unless the switch that put the thread on its CPU was not traced.
+ * A thread that could have gone on has state 0 (TASK_RUNNING), or was preempted on its way to
+ * sleep. We read the state itself, not the argument prev_state: if a signal kept the thread from
+ * sleeping, kernels from 5.18 (commit fa2c3254d7cf) to 6.15 pass the state from before the signal
+ * (mended in 6.16 by commit 8feb053d5319). For a thread that sleeps we write 0, although its flag
+ * is 0 already, unless nothing saw the switch that put the thread on its CPU.
  */
 SEC("tp_btf/sched_switch")
 int preempted(struct sched_switch *args)
@@ -80,7 +82,7 @@ int preempted(struct sched_switch *args)
 	return 0;
 }
 
-/* Returns 0 or a negative errno; EAGAIN while the kernel's own storage is busy on this CPU. */
+/* Returns 0 or a negative errno: EAGAIN while this CPU is busy with the kernel's task storage. */
 SEC("syscall")
 int add(const u32 *structure)
 {
@@ -97,12 +99,12 @@ int add(const u32 *structure)
 		return -EEXIST;
 	if (!bpf_task_storage_get(&structures, current, &index, BPF_LOCAL_STORAGE_GET_F_CREATE))
 		return -EAGAIN;
-	/* From here on switches write, and while this runs the thread is on a CPU. */
+	/* From here on switches write the flag. Now it must be 0, since this thread runs. */
 	set(&index, 0);
 	return 0;
 }
 
-/* `off` is what a VCPU without a thread reads (clause 6.6). Returns as `add`. */
+/* `off` is the flag of a VCPU that has no thread (clause 6.6). Returns what `add` does. */
 SEC("syscall")
 int remove(const u32 *off)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Records when one VM's VCPUs get and lose their CPUs, and why. `enter` and `leave` run in the
- * thread of a VCPU, as the publisher's `add`; between the two its switches are recorded.
+ * thread of the VCPU, as the publisher's `add` does, and its switches between the two are recorded.
  */
 #include "kernel.h"
 
@@ -11,7 +11,7 @@
 #define EAGAIN 11
 #define ERANGE 34
 
-/* Places in REASONS (src/pvlock/engines/contract.py). */
+/* HostEvent (src/pvlock/engines/contract.py) has the same numbers; a test compares them. */
 enum { IN = 0, SLICE = 1, WFI = 3, OFF = 4, READY = 6 };
 
 #define TASK_INTERRUPTIBLE 1
@@ -25,7 +25,7 @@ struct hlist_head {
 	struct hlist_node *first;
 } __attribute__((preserve_access_index));
 
-/* task_struct, and what of it only we need. */
+/* The member of task_struct that only this program uses. libbpf drops the ___kvm of the name. */
 struct task_struct___kvm {
 	struct hlist_head preempt_notifiers;
 } __attribute__((preserve_access_index));
@@ -51,7 +51,7 @@ static long (*const bpf_probe_read_kernel)(void *to, u32 size, const void *from)
 static long (*const bpf_ringbuf_output)(void *ring, void *data, u64 size,
 					u64 flags) = (void *)130;
 
-/* contract.SWITCH. */
+/* SWITCH (contract.py) has the same fields. */
 struct record {
 	u64 time_ns; /* CLOCK_MONOTONIC */
 	u32 vcpu;
@@ -61,17 +61,17 @@ struct record {
 
 struct thread {
 	u32 vcpu;
-	u32 recorded; /* between enter and leave */
-	u32 rests;    /* blocked or off since its last record */
+	u32 recorded; /* 1 between enter and leave */
+	u32 rests;    /* its last record says that it blocked or went off */
 };
 
-/* max_entries of both are set before loading. */
+/* User space sets max_entries of `records` and `lost` before it loads them. */
 struct {
 	UINT(type, BPF_MAP_TYPE_RINGBUF);
 	UINT(max_entries, 1 << 20);
 } records SEC(".maps");
 
-/* By VCPU, how many records found no place. */
+/* By VCPU, how many records the ring had no place for. */
 struct {
 	UINT(type, BPF_MAP_TYPE_ARRAY);
 	UINT(map_flags, BPF_F_MMAPABLE);
@@ -87,7 +87,7 @@ struct {
 	TYPE(value, struct thread);
 } threads SEC(".maps");
 
-/* The process of the VM, so that all others on this host pay for one comparison. */
+/* The process of the VM. The threads of all others on this host cost one comparison a switch. */
 int vmm;
 
 static inline void record(struct thread *thread, u32 what, u64 time_ns)
@@ -109,9 +109,9 @@ static inline void record(struct thread *thread, u32 what, u64 time_ns)
 }
 
 /*
- * Why `task` leaves its CPU. The guest itself rests only if the thread sleeps, interruptibly, inside
- * the kernel's VCPU (a task has a preemption notifier just then). Whoever sleeps elsewhere, for a
- * page or in the VMM, has a guest that could have gone on.
+ * Why the task leaves its CPU. The guest rests only if its thread sleeps interruptibly and is
+ * inside KVM's code for a VCPU: only there a task has a preemption notifier. If the thread sleeps
+ * elsewhere, for a page or in the VMM, the guest could have gone on.
  */
 static inline u32 why(struct sched_switch *args)
 {
@@ -160,7 +160,7 @@ int switched(struct sched_switch *args)
 	return 0;
 }
 
-/* Also called for a thread that had not yet left its CPU, which is no news. */
+/* The kernel also calls this for a thread that had not left its CPU yet; `rests` is then 0. */
 SEC("tp_btf/sched_wakeup")
 int woken(struct task_struct **args)
 {
@@ -174,7 +174,7 @@ int woken(struct task_struct **args)
 	return 0;
 }
 
-/* Returns 0 or a negative errno; EAGAIN while the kernel's own storage is busy on this CPU. */
+/* Returns 0 or a negative errno: EAGAIN while this CPU is busy with the kernel's task storage. */
 SEC("syscall")
 int enter(const u32 *vcpu)
 {
@@ -187,13 +187,13 @@ int enter(const u32 *vcpu)
 	thread = bpf_task_storage_get(&threads, current, &new, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!thread)
 		return -EAGAIN;
-	/* In this order a switch meanwhile goes unrecorded, out and in; in the other, half of it. */
+	/* In this order a switch between the two lines leaves no record at all, not half of one. */
 	record(thread, IN, bpf_ktime_get_ns());
 	*(volatile u32 *)&thread->recorded = 1;
 	return 0;
 }
 
-/* Whoever does not enter the guest is off, for the trace. Returns as `enter`. */
+/* A VCPU whose thread is not in the guest counts as off. Returns what `enter` does. */
 SEC("syscall")
 int leave(const u32 *unused)
 {

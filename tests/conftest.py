@@ -1,23 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Shared by the tests: guests built from C, and what counts as a skip."""
+"""Shared by the tests: guests built from C, and what counts as a skip.
+
+Modules beside this one, and build_native.py, are found by `pythonpath` in pyproject.toml.
+"""
 
 import os
-import sys
-from collections.abc import Callable, Generator
+import signal
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Final
 
+import build_native
 import hypothesis
 import pytest
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE)]
+from asm import ROOT, children
+from pvlock import engines
+from pvlock.engines.kvm import probe
 
-import build_native  # noqa: E402 - it is beside the tests, not installed
-
-from pvlock import engines  # noqa: E402
-from pvlock.engines.kvm import probe  # noqa: E402
-
-# They need an arm64 host with KVM. Elsewhere tests/test_kvm_in_lab.py runs them in the lab.
+# They need an arm64 host with KVM. Elsewhere tests/lab/test_kvm_in_lab.py runs them in the lab.
 collect_ignore = [] if probe.usable() else ["kvm"]
 
 # All other tests are of the emulator, and of what `auto` takes where there is no KVM.
@@ -28,6 +30,9 @@ if probe.usable():
 hypothesis.settings.register_profile("pvlock", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("pvlock")
 
+PATIENCE_S: Final = 300
+"""What no hostile guest may take. A hang becomes a failure, not a test run that never ends."""
+
 
 @pytest.fixture(scope="session")
 def guest(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
@@ -37,11 +42,28 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def build(name: str) -> Path:
         output = folder / f"{name}.elf"
         if not output.exists():
-            sources = [HERE / "guests" / f"{name}.c", *build_native.library_sources()]
+            sources = [ROOT / "tests" / "guests" / f"{name}.c", *build_native.library_sources()]
             build_native.build_guest(sources, output)
         return output
 
     return build
+
+
+@pytest.fixture
+def bounded() -> Iterator[None]:
+    """Fail when a test does not end within minutes, or leaves a worker process behind."""
+
+    def give_up(_signal: int, _frame: FrameType | None) -> None:
+        raise AssertionError(f"no end after {PATIENCE_S} s")
+
+    before, old = children(), signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(PATIENCE_S)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, old)
+    assert children() <= before
 
 
 @pytest.hookimpl(wrapper=True)

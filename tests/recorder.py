@@ -5,9 +5,10 @@ import bisect
 import contextlib
 import ctypes
 import mmap
+import os
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -17,6 +18,7 @@ from pvlock.engines.kvm.publisher import Publisher
 
 HERE = Path(__file__).resolve().parent
 NOBODY = 2**32 - 1
+TASK_DEAD = 0x80  # in a task's state when it leaves its CPU for ever (the kernel's sched.h)
 CLOCK_NS = 1_000  # the two clocks of the kernel that are compared may differ by less
 _RECORD = struct.Struct("<6Q6I")
 
@@ -80,6 +82,20 @@ class Recorder:
         assert self.count <= self.room, f"{self.count - self.room} switches were not recorded"
         used = memoryview(self._records)[: self.count * _RECORD.size]
         return (Record(*fields) for fields in _RECORD.iter_unpack(used))
+
+    def wait_for_end(self, numbers: Iterable[int]) -> None:
+        """Wait until the kernel has switched away from these threads for the last time.
+
+        Thread.join() returns earlier: Python's part of the thread has ended then, but the kernel's
+        still has to leave its CPU, and can be preempted on the way there.
+        """
+        running = set(numbers)
+        deadline = time.monotonic() + 60
+        while running:
+            assert time.monotonic() < deadline, f"threads {running} have not ended"
+            time.sleep(0.01)
+            # A record is whole when it has its last field.
+            running -= {r.prev for r in self.records() if r.state & TASK_DEAD and r.after_ns}
 
     def close(self) -> None:
         self._second.close()
@@ -155,4 +171,14 @@ def object_ids_of(pid: int | str = "self") -> set[tuple[str, int]]:
                 name, _, value = line.partition(":")
                 if name in ("prog_id", "map_id", "link_id"):
                     found.add((name.removesuffix("_id"), int(value)))
+    return found
+
+
+def object_ids_of_others() -> set[tuple[str, int]]:
+    """Return those that any other process of this host has a file descriptor of."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        if int(folder.name) != os.getpid():
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                found |= object_ids_of(int(folder.name))
     return found

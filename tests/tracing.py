@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Traces for tests: tables of events from lines, and a slow attribution to check the fast one by.
+"""Traces for tests: tables of events, and a slow attribution with which the fast one is compared.
 
-`reckon` goes through a table event by event and asks, for every VCPU that waits, the questions of
-pvlock.trace.attribution in their order, with lists and loops. It knows consistent tables only.
+`reckon` does what pvlock.trace.attribution does, with lists and loops. It goes from event to event
+and asks, for every VCPU that waits, the questions of that package in their order. It handles
+consistent tables only: those that a correct guest and a lossless ring can make.
 """
 
 import random
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pvlock.trace.blame import Part
+from pvlock.trace.attribution import Part
 from pvlock.trace.events import Events, Flag, Kind
 
 IN, PREEMPTED, BLOCKED, OFF, READY = (
@@ -21,7 +22,7 @@ CONTENDED, ACQUIRED, RELEASED = Kind.CONTENDED, Kind.ACQUIRED, Kind.RELEASED
 SLEPT, WOKEN, LOST, GRANTED = Kind.SLEPT, Kind.WOKEN, Kind.LOST, Kind.GRANTED
 
 Line = tuple[int, int, Kind] | tuple[int, int, Kind, int] | tuple[int, int, Kind, int, int]
-"""Time, VCPU, kind, and if need be the lock, and the other VCPU."""
+"""Time, VCPU, kind; then, for kinds that have them, the lock, and the other VCPU."""
 
 
 def table(
@@ -31,7 +32,7 @@ def table(
     shared: Sequence[int] = (),
     skew_ns: int = 0,
 ) -> Events:
-    """Return the table of these lines; those at the places `shared` are readers'."""
+    """Return the table with these lines; those whose numbers are in `shared` are readers'."""
     full = [(*line, *(0, -1)[len(line) - 3 :]) for line in lines]
     columns = list(zip(*full, strict=True)) or [()] * 5
     flags = np.zeros(len(full), np.uint8)
@@ -53,6 +54,8 @@ def table(
 
 @dataclass
 class Hold:
+    """A lock that a VCPU owns, and since which event its `claim` on others' waits is the same."""
+
     vcpu: int
     first: int
     shared: bool
@@ -62,7 +65,10 @@ class Hold:
 
 @dataclass
 class Place:
-    """A place in a queue: between two events, with its stages, and when it is the head."""
+    """A place in a queue from one event to another; `final` is the first event of its last stage.
+
+    `head` is the event with which it became the head of the queue, or -1.
+    """
 
     vcpu: int
     lock: int
@@ -74,6 +80,8 @@ class Place:
 
 @dataclass
 class Wait:
+    """A wait from one event to another, and how many ns of it are put down to what."""
+
     vcpu: int
     lock: int
     start: int
@@ -84,7 +92,11 @@ class Wait:
 
 @dataclass
 class Reckoning:
-    """All waits in the order of their beginnings, and what each switch cost by its position."""
+    """All waits in the order in which they began.
+
+    `costs` has what each schedule event cost others, by its position. `by_vcpu` has the parts of
+    all waiting of each VCPU. `pairs` is by waiter, VCPU waited for, and part.
+    """
 
     waits: list[Wait]
     costs: dict[int, int]
@@ -93,7 +105,7 @@ class Reckoning:
 
 
 class _Machine:
-    """What is known after each event."""
+    """What is known of all VCPUs, locks and queues after each event."""
 
     def __init__(self, events: Events) -> None:
         self.events = events
@@ -157,7 +169,7 @@ class _Machine:
         self.owners[lock] = [h for h in others if hold.shared and h.shared] + [hold]
 
     def waits_for(self, v: int) -> tuple[int, bool] | None:
-        """The lock that a VCPU waits for, awake or asleep for it, and if it does in the queue."""
+        """The lock that a VCPU waits for, awake or asleep, and whether it is still in the queue."""
         if not self.open[v] or self.open[v][-1].granted or self.state[v] == PREEMPTED:
             return None
         if self.state[v] == BLOCKED and not self.asleep[v]:
@@ -170,7 +182,7 @@ class _Machine:
         return wait.lock, self.other[v, wait.lock] >= 0 and not been_head
 
     def answer(self, lock: int, queued: bool, seen: tuple[object, ...]) -> tuple[Part, int]:
-        """Who answers for a lock: a part, and a VCPU or -1."""
+        """The part that a wait for a lock is put down to now, and the VCPU that answers, or -1."""
         if (lock, queued) in seen:
             return Part.UNKNOWN, -1
         seen = (*seen, (lock, queued))
@@ -192,7 +204,7 @@ class _Machine:
         return Part.NO_OWNER, -1
 
     def link(self, hold: Hold, lock: int) -> tuple[int, bool] | None:
-        """The other lock that an owner waits for, if it is what keeps him from releasing."""
+        """The other lock that an owner waits for, if that keeps it from releasing this one."""
         target = self.waits_for(hold.vcpu)
         if target is None or target[0] == lock:
             return None
@@ -217,7 +229,7 @@ class _Machine:
 
 
 def _places(events: Events) -> list[Place]:
-    """All places in queues, by their beginnings; given up where somebody overtook."""
+    """All places in queues, in the order of coming. A place that was overtaken ends early."""
     stages: dict[tuple[int, int], list[int]] = {}
     member: set[int] = set()
     found: list[Place] = []
@@ -256,7 +268,7 @@ def _places(events: Events) -> list[Place]:
 
 
 def reckon(events: Events) -> Reckoning:
-    """Put every wait down to what it was for, slowly."""
+    """Put every wait down to what it was for, event by event."""
     machine = _Machine(events)
     time = [*map(int, events.time), events.end]
     waits: list[Wait] = []
@@ -287,7 +299,7 @@ def reckon(events: Events) -> Reckoning:
 
 
 def random_run(rng: random.Random, steps: int, vcpus: int = 4, locks: int = 3) -> Events:
-    """Return a consistent table: what random programs and a random scheduler might do."""
+    """Return a consistent table: what some guest under some scheduler could have done."""
     lines: list[tuple[int, int, Kind, int, int]] = []
     shared: list[int] = []
     now = 0

@@ -1,174 +1,174 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Every case: clause and tag of SPECIFICATION.md, name, what it needs, function, what it asserts.
- * A clause that binds by two sources has a case for each. The list is in the binary as text too,
- * where `pvlock check --list` finds it.
+ * Every case: clause and tag of SPECIFICATION.md, name, needs, function, what it asserts. A clause
+ * that two sources ask for has a case for each. The binary holds the list as text too, where
+ * `pvlock check --list` finds it.
  */
 #ifndef CASES_H
 #define CASES_H
 
-/* Without one of these a case is skipped, and says why. */
+/* What a machine must have. A case that lacks one of its needs is skipped, and says which. */
 enum need {
 	ANY = 0,
 	SMCCC = 1 << 0,		/* SMCCC 1.1, found in the documented order */
 	PVLOCK = 1 << 1,	/* this VCPU has a structure */
-	UNSET = 1 << 2,		/* ARCH_FEATURES or the device tree says yes, PV_LOCK_FEATURES no */
+	UNSET = 1 << 2,		/* PV-lock is offered, but PV_LOCK_FEATURES says no */
 	ABSENT = 1 << 3,	/* no PV-lock is offered */
 	NODE = 1 << 4,		/* the device tree has a PV-lock node */
 	SMP = 1 << 5,		/* two VCPUs or more */
 	GIC = 1 << 6,		/* a GIC that wakes a VCPU from WFI */
 	TIME = 1 << 7,		/* PV time is offered */
-	NO_TIME = 1 << 8,	/* and is not */
+	NO_TIME = 1 << 8,	/* PV time is not offered */
 	WATCH = 1 << 9,		/* the boot argument watch=: a schedule that somebody knows */
-	LETTER = 1 << 10,	/* policy scheduled-out, the letter of the document */
+	LETTER = 1 << 10,	/* policy scheduled-out: the letter of the document */
 	SPARING = 1 << 11,	/* policy preempted */
-	/* These a guest cannot know before: the case itself then says "not observed". */
+	/* The guest cannot know these beforehand. Without them the case says "not observed". */
 	OVERCOMMIT = 1 << 12,	/* more VCPUs than CPUs */
-	STALE = 1 << 13,	/* the structures hold something when the guest first asks for them */
+	STALE = 1 << 13,	/* structures that are not zero when the guest first asks */
 	LSE = 1 << 14,		/* the CPU has LSE atomics */
-	PARALLEL = 1 << 16,	/* two VCPUs run at the same time, and can be watched doing so */
 	BLOCKS = 1 << 15,	/* a VCPU that waits in WFI leaves its CPU */
+	PARALLEL = 1 << 16,	/* a VCPU can look on while another runs */
 };
 
 #define CASES(CASE)                                                                              \
-CASE("4.1", "document", "discovery-order", ANY, discovery_order,                                  \
+CASE("4.1", "document", "discovery-order", ANY, case_discovery_order,                             \
      "each step of the documented order has a legal answer, and if PV-lock is offered it leads to it") \
-CASE("3.1", "DEN0028", "conduit", ANY, conduit,                                                   \
+CASE("3.1", "DEN0028", "conduit", ANY, case_conduit,                                              \
      "PSCI answers through the conduit that the device tree names")                               \
-CASE("3.4", "DEN0028", "smccc-version", SMCCC, smccc_version,                                     \
+CASE("3.4", "DEN0028", "smccc-version", SMCCC, case_smccc_version,                                \
      "SMCCC_VERSION is 1.1 or later")                                                             \
-CASE("3.5", "series", "arch-features", PVLOCK, arch_features,                                     \
+CASE("3.5", "series", "arch-features", PVLOCK, case_arch_features,                                \
      "ARCH_FEATURES(PV_LOCK_FEATURES) is SUCCESS")                                                \
-CASE("3.5", "series", "arch-features-unset", UNSET, arch_features,                                \
+CASE("3.5", "series", "arch-features-unset", UNSET, case_arch_features,                           \
      "it is SUCCESS also while the VCPU has no address")                                          \
-CASE("3.6", "pvlock", "arch-features-itself", SMCCC, arch_features_itself,                        \
+CASE("3.6", "pvlock", "arch-features-itself", SMCCC, case_arch_features_itself,                   \
      "ARCH_FEATURES of SMCCC_VERSION and of itself is SUCCESS")                                   \
-CASE("3.6", "DEN0028", "arch-features-others", SMCCC, arch_features_others,                       \
+CASE("3.6", "DEN0028", "arch-features-others", SMCCC, case_arch_features_others,                  \
      "ARCH_FEATURES of calls that nobody has defined is NOT_SUPPORTED")                           \
-CASE("3.2", "DEN0028", "upper-halves-smccc", SMCCC, upper_halves_smccc,                           \
+CASE("3.2", "DEN0028", "upper-halves-smccc", SMCCC, case_upper_halves_smccc,                      \
      "junk in bits 63 to 32 of X0 and X1 changes no answer of SMCCC's own calls")                 \
-CASE("3.2", "document", "upper-halves", PVLOCK, upper_halves,                                     \
+CASE("3.2", "document", "upper-halves", PVLOCK, case_upper_halves,                                \
      "junk in bits 63 to 32 of X0 and X1 changes no answer of the PV-lock calls")                 \
-CASE("3.3", "DEN0028", "registers-smccc", SMCCC, registers_smccc,                                 \
+CASE("3.3", "DEN0028", "registers-smccc", SMCCC, case_registers_smccc,                            \
      "X4 to X17 survive SMCCC's own calls and unknown ones")                                      \
-CASE("3.3", "DEN0028", "registers", PVLOCK, registers_pvlock,                                     \
+CASE("3.3", "DEN0028", "registers", PVLOCK, case_registers_pvlock,                                \
      "X4 to X17 survive the PV-lock calls")                                                       \
-CASE("3.7", "document", "features-preempted", PVLOCK, features_preempted,                         \
+CASE("3.7", "document", "features-preempted", PVLOCK, case_features_preempted,                    \
      "PV_LOCK_FEATURES(PV_LOCK_PREEMPTED) is SUCCESS")                                            \
-CASE("3.7", "series", "features-itself", PVLOCK, features_itself,                                 \
+CASE("3.7", "series", "features-itself", PVLOCK, case_features_itself,                            \
      "PV_LOCK_FEATURES(PV_LOCK_FEATURES) is SUCCESS")                                             \
-CASE("3.7", "document", "features-others", PVLOCK, features_others,                               \
+CASE("3.7", "document", "features-others", PVLOCK, case_features_others,                          \
      "PV_LOCK_FEATURES of wrong, SMC32 and random IDs is NOT_SUPPORTED")                          \
-CASE("3.7", "series", "features-unset", UNSET, features_unset,                                    \
+CASE("3.7", "series", "features-unset", UNSET, case_features_unset,                               \
      "PV_LOCK_FEATURES is NOT_SUPPORTED while the VCPU has no address")                           \
-CASE("3.8", "document", "preempted-unset", UNSET, preempted_unset,                                \
+CASE("3.8", "document", "preempted-unset", UNSET, case_preempted_unset,                           \
      "PV_LOCK_PREEMPTED is NOT_SUPPORTED while the VCPU has no address")                          \
-CASE("3.9", "DEN0028", "unknown-ids", SMCCC, unknown_ids,                                         \
+CASE("3.9", "DEN0028", "unknown-ids", SMCCC, case_unknown_ids,                                    \
      "function IDs of reserved owners are NOT_SUPPORTED, as a 64-bit value")                      \
-CASE("3.9", "pvlock", "smc32-twins", PVLOCK, smc32_twins,                                         \
+CASE("3.9", "pvlock", "smc32-twins", PVLOCK, case_smc32_twins,                                    \
      "0x86000020 and 0x86000021 are NOT_SUPPORTED")                                               \
-CASE("3.10", "DEN0028", "uid-call", SMCCC, uid_call,                                              \
+CASE("3.10", "DEN0028", "uid-call", SMCCC, case_uid_call,                                         \
      "the call-UID function returns a UID or NOT_SUPPORTED, and the same one each time")          \
-CASE("1.3", "pvlock", "uid", PVLOCK, uid,                                                         \
+CASE("1.3", "pvlock", "uid", PVLOCK, case_uid,                                                    \
      "the hypervisor's UID is pvlock's")                                                          \
-CASE("3.11", "pvlock", "off-calls", ABSENT, off_calls,                                            \
+CASE("3.11", "pvlock", "off-calls", ABSENT, case_off_calls,                                       \
      "where PV-lock is off its calls are NOT_SUPPORTED")                                          \
-CASE("4.3", "pvlock", "second-way-in", NODE, second_way_in,                                       \
+CASE("4.3", "pvlock", "second-way-in", NODE, case_second_way_in,                                  \
      "with a PV-lock node in the device tree, PV_LOCK_FEATURES may be called at once")            \
-CASE("3.8", "document", "address", PVLOCK, address,                                               \
+CASE("3.8", "document", "address", PVLOCK, case_address,                                          \
      "PV_LOCK_PREEMPTED returns, on every VCPU, an address that can be read")                     \
-CASE("2.3", "document", "aligned", PVLOCK, aligned,                                               \
+CASE("2.3", "document", "aligned", PVLOCK, case_aligned,                                          \
      "every structure is aligned to 64 bytes")                                                    \
-CASE("4.5", "document", "stable", PVLOCK, stable,                                                 \
+CASE("4.5", "document", "stable", PVLOCK, case_stable,                                            \
      "a second call on the same VCPU returns the same address")                                   \
-CASE("2.1", "document", "distinct", PVLOCK | SMP, distinct,                                       \
+CASE("2.1", "document", "distinct", PVLOCK | SMP, case_distinct,                                  \
      "no two VCPUs have the same structure")                                                      \
-CASE("2.5", "pvlock", "layout", PVLOCK | NODE, layout,                                            \
+CASE("2.5", "pvlock", "layout", PVLOCK | NODE, case_layout,                                       \
      "the structure of VCPU i is at the region's base + 64 i")                                    \
-CASE("3.8", "series", "zero-after-call", PVLOCK, zero_after_call,                                 \
+CASE("3.8", "series", "zero-after-call", PVLOCK, case_zero_after_call,                            \
      "all 64 bytes are zero after the call, on every VCPU")                                       \
-CASE("3.8", "series", "zeroed-by-call", PVLOCK | STALE, zeroed_by_call,                           \
+CASE("3.8", "series", "zeroed-by-call", PVLOCK | STALE, case_zeroed_by_call,                      \
      "what stood in a structure before the call is gone after it")                                \
-CASE("9.1", "pvlock", "off-and-on", PVLOCK | SMP, off_and_on,                                     \
+CASE("9.1", "pvlock", "off-and-on", PVLOCK | SMP, case_off_and_on,                                \
      "a VCPU that goes off and on again has the same address")                                    \
-CASE("9.3", "series", "called-again", PVLOCK | SMP, called_again,                                 \
+CASE("9.3", "series", "called-again", PVLOCK | SMP, case_called_again,                            \
      "when it is on again, the call zeroes the structure again")                                  \
-CASE("8.1", "document", "in-memory", PVLOCK, structures_in_memory,                                \
+CASE("8.1", "document", "in-memory", PVLOCK, case_structures_in_memory,                           \
      "every structure is in a range of the device tree's /memory")                                \
-CASE("8.2", "pvlock", "node", PVLOCK, node,                                                       \
+CASE("8.2", "pvlock", "node", PVLOCK, case_node,                                                  \
      "the device tree has the node, with no-map, and its region holds every structure")           \
-CASE("7.2", "pvlock", "region-pages", NODE, region_pages,                                         \
+CASE("7.2", "pvlock", "region-pages", NODE, case_region_pages,                                    \
      "the region begins and ends on a page")                                                      \
-CASE("8.3", "pvlock", "no-node", ABSENT, no_node,                                                 \
+CASE("8.3", "pvlock", "no-node", ABSENT, case_no_node,                                            \
      "without PV-lock the device tree has no PV-lock node")                                       \
-CASE("8.5", "pvlock", "affinity", ANY, affinity,                                                  \
+CASE("8.5", "pvlock", "affinity", ANY, case_affinity,                                             \
      "VCPUs are numbered as KVM numbers them, and MPIDR_EL1 reads so")                            \
-CASE("6.6", "pvlock", "never-started", PVLOCK | SMP | NODE, never_started,                        \
+CASE("6.6", "pvlock", "never-started", PVLOCK | SMP | NODE, case_never_started,                   \
      "a VCPU that was never started reads 1 under scheduled-out, 0 under preempted")              \
-CASE("6.6", "pvlock", "off-vcpu", PVLOCK | SMP, off_vcpu,                                         \
+CASE("6.6", "pvlock", "off-vcpu", PVLOCK | SMP, case_off_vcpu,                                    \
      "a VCPU that is off reads 1 under scheduled-out, 0 under preempted")                         \
-CASE("6.3", "document", "blocked-letter", PVLOCK | SMP | GIC | LETTER | BLOCKS, blocked_letter,   \
+CASE("6.3", "document", "blocked-letter", PVLOCK | SMP | GIC | LETTER | BLOCKS, case_blocked_letter, \
      "under scheduled-out a VCPU that waits in WFI reads 1")                                      \
-CASE("6.4", "pvlock", "blocked-sparing", PVLOCK | SMP | GIC | SPARING, blocked_sparing,           \
+CASE("6.4", "pvlock", "blocked-sparing", PVLOCK | SMP | GIC | SPARING, case_blocked_sparing,      \
      "under preempted a VCPU that waits in WFI reads 0")                                          \
-CASE("6.1", "document", "first-instruction", PVLOCK | SMP, first_instruction,                     \
+CASE("6.1", "document", "first-instruction", PVLOCK | SMP, case_first_instruction,                \
      "a VCPU that comes on again reads 0 by its first load")                                      \
-CASE("6.1", "document", "running-reads-0", PVLOCK | SMP | PARALLEL, running_reads_0,              \
+CASE("6.1", "document", "running-reads-0", PVLOCK | SMP | PARALLEL, case_running_reads_0,         \
      "no VCPU whose heartbeat advances reads 1 in 5 consecutive samples")                         \
-CASE("6.1", "document", "preempted-reads-1", PVLOCK | SMP | OVERCOMMIT, preempted_reads_1,        \
+CASE("6.1", "document", "preempted-reads-1", PVLOCK | SMP | OVERCOMMIT, case_preempted_reads_1,   \
      "a VCPU that wants to run and stands still reads 1")                                         \
-CASE("6.2", "document", "own-flag", PVLOCK, own_flag,                                             \
+CASE("6.2", "document", "own-flag", PVLOCK, case_own_flag,                                        \
      "a VCPU that reads its own flag reads 0, every time")                                        \
-CASE("6.1", "document", "watch", PVLOCK | SMP | WATCH, watch,                                     \
+CASE("6.1", "document", "watch", PVLOCK | SMP | WATCH, case_watch,                                \
      "every change of a VCPU's flag, with its time, for who knows the schedule")                  \
-CASE("2.4", "pvlock", "zero-or-one", PVLOCK, zero_or_one,                                         \
+CASE("2.4", "pvlock", "zero-or-one", PVLOCK, case_zero_or_one,                                    \
      "no structure ever holds another value than 0 or 1")                                         \
-CASE("2.2", "series", "padding", PVLOCK, padding,                                                 \
+CASE("2.2", "series", "padding", PVLOCK, case_padding,                                            \
      "the 56 bytes of padding stay zero")                                                         \
-CASE("10.1", "DEN0057", "time-features", TIME, time_features,                                     \
+CASE("10.1", "DEN0057", "time-features", TIME, case_time_features,                                \
      "PV_TIME_FEATURES knows both calls and no other")                                            \
-CASE("10.2", "DEN0057", "time-address", TIME, time_address,                                       \
+CASE("10.2", "DEN0057", "time-address", TIME, case_time_address,                                  \
      "PV_TIME_ST returns the address of a structure of the calling VCPU, zeroed")                 \
-CASE("10.3", "DEN0057", "time-structure", TIME, time_structure,                                   \
+CASE("10.3", "DEN0057", "time-structure", TIME, case_time_structure,                              \
      "revision, attributes and the rest are 0, and stolen time never goes back")                  \
-CASE("10.3", "DEN0057", "time-is-stolen", TIME | SMP | OVERCOMMIT, time_is_stolen,                \
+CASE("10.3", "DEN0057", "time-is-stolen", TIME | SMP | OVERCOMMIT, case_time_is_stolen,           \
      "stolen time grows while VCPUs wait for CPUs")                                               \
-CASE("10.4", "DEN0057", "no-time", NO_TIME | SMCCC, no_time,                                      \
+CASE("10.4", "DEN0057", "no-time", NO_TIME | SMCCC, case_no_time,                                 \
      "without PV time its calls are NOT_SUPPORTED")                                               \
-CASE("7.1", "pvlock", "store-plain", PVLOCK, store_plain,                                         \
+CASE("7.1", "pvlock", "store-plain", PVLOCK, case_store_plain,                                    \
      "STR, STRB, STUR, STLR and post-indexed STR abort and change nothing")                       \
-CASE("7.1", "pvlock", "store-pair", PVLOCK, store_pair,                                           \
+CASE("7.1", "pvlock", "store-pair", PVLOCK, case_store_pair,                                      \
      "STP and STNP abort and change nothing")                                                     \
-CASE("7.1", "pvlock", "store-exclusive", PVLOCK, store_exclusive,                                 \
+CASE("7.1", "pvlock", "store-exclusive", PVLOCK, case_store_exclusive,                            \
      "STXR and STLXP abort and change nothing")                                                   \
-CASE("7.1", "pvlock", "store-atomic", PVLOCK | LSE, store_atomic,                                 \
+CASE("7.1", "pvlock", "store-atomic", PVLOCK | LSE, case_store_atomic,                            \
      "LDADD, STSET, SWPAL, CAS and CASPAL abort and change nothing")                              \
-CASE("7.1", "pvlock", "store-simd", PVLOCK, store_simd,                                           \
+CASE("7.1", "pvlock", "store-simd", PVLOCK, case_store_simd,                                      \
      "STR, STP, ST1 and ST4 of SIMD registers abort and change nothing")                          \
-CASE("7.1", "pvlock", "store-zva", PVLOCK, store_zva,                                             \
+CASE("7.1", "pvlock", "store-zva", PVLOCK, case_store_zva,                                        \
      "DC ZVA aborts and changes nothing")
 
 #define DECLARE(clause, tag, name, needs, function, what) void function(void);
 CASES(DECLARE)
 #undef DECLARE
 
-/* ---- what the cases know of the machine: survey.c ---- */
+/* ---- what the cases know of the machine: conf_survey.c ---- */
 enum state { STATE_ABSENT, STATE_UNSET, STATE_PRESENT };
 enum policy { POLICY_UNKNOWN, POLICY_SCHEDULED_OUT, POLICY_PREEMPTED };
 enum { WORDS = 8 };	/* 64-bit words in a structure */
 
 struct discovery {
 	u64 psci_version, smccc_in_psci, smccc_version, arch_features, features;
-	u32 steps;		/* that were taken and said yes, 0 to 5 */
+	u32 steps;		/* steps of clause 4.1 that said yes, 0 to 5 */
 	bool smccc, second_way, our_uid;
 	enum state state;
 	bool time;
 	bool wakes;	/* VCPU 1 slept in WFI, and an SGI woke it */
 	u32 uid[4];
 };
-extern struct discovery found;
+extern struct discovery conf_found;
 
-/* What a VCPU's structure was like, from before it was first on. Addresses are 0 if unknown. */
+/* One VCPU's structure, from before the VCPU was first on. An address that is unknown is 0. */
 struct survey {
 	bool came_up, predicted, readable, up_again;
 	u64 mpidr;
@@ -181,24 +181,24 @@ struct survey {
 	u64 address_on_again, after_on_again;
 	const u64 *time;	/* its stolen time in ns; NULL: there is none */
 };
-extern struct survey surveys[MAX_CPUS];
-extern enum policy policy;
-extern bool policy_stated;
+extern struct survey conf_surveys[MAX_CPUS];
+extern enum policy conf_policy;
+extern bool conf_policy_stated;
 
-void discover(void);
-void survey(void);
-const char *policy_name(void);
-/* The structure of a VCPU; all zero if it cannot be read. */
-const u64 *structure(u32 cpu);
-/* Look at a flag until it has not changed for a while; return it. */
-u64 settled(const u64 *flag);
-/* Let VCPU 1 wait in WFI, tell what its flag then was, wake it; false: something went wrong. */
-bool sleep_and_wake(u64 *flag);
-/* Read a flag, and count what a structure must never hold. */
-u64 look(u32 cpu);
-extern u64 odd_values, odd_padding;
+void conf_discover(void);
+void conf_survey(void);
+const char *conf_policy_name(void);
+/* The structure of a VCPU. One that cannot be read looks all zero. */
+const u64 *conf_structure(u32 cpu);
+/* Look at a flag until it has not changed for a while, and return it. */
+u64 conf_settled(const u64 *flag);
+/* Let VCPU 1 wait in WFI, read its flag, and wake it. False if it did not sleep or wake up. */
+bool conf_sleep_and_wake(u64 *flag);
+/* Read a flag. Counts other values than 0 and 1, and padding that is not zero. */
+u64 conf_look(u32 cpu);
+extern u64 conf_odd_values, conf_odd_padding;
 
-/* ---- looking on while VCPUs run: observe.c ---- */
-void observe(void);	/* once, when a case first needs it */
+/* ---- looking on while VCPUs run: case_observe.c ---- */
+void conf_observe(void);	/* does its work once, when the first case needs it */
 
 #endif

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Hypercalls, and what their answers must be. */
+/* Makes hypercalls, and judges their answers. */
 #include "fuzz.h"
 
-/* Calls that end the run for everybody, or a sleep that nothing has been prepared to end. */
+/* Calls that would end the run for all VCPUs, or begin a sleep that nothing would end. */
 static bool is_end(u32 cpu, u32 id)
 {
 	switch (id & ~SMC64) {
@@ -32,7 +32,7 @@ static bool pv_answer_is_right(u32 cpu, u32 id, u32 argument, u64 answer)
 	return true;
 }
 
-/* X4 to X17 must come back as they were. */
+/* Make a call. X4 to X17 must come back as they were. */
 void call(u32 cpu, u32 id, u64 a1, u64 a2, u64 a3)
 {
 	struct vcpu *v = &vcpus[cpu];
@@ -41,7 +41,7 @@ void call(u32 cpu, u32 id, u64 a1, u64 a2, u64 a3)
 	if (is_end(cpu, id))
 		id = PSCI_FEATURES;
 	if ((id & ~SMC64) == PSCI_CPU_ON)
-		a2 = (u64)fuzz_entry; /* a VCPU without a vector could never come back */
+		a2 = (u64)fuzz_entry; /* elsewhere the VCPU would have no vector */
 	{
 		register u64 x0 asm("x0") = id | next(v) << 32;
 		register u64 x1 asm("x1") = a1;
@@ -90,7 +90,7 @@ void power(u32 cpu)
 		call(cpu, id, who, below(v, 2) ? 0 : number(v), number(v));
 	}
 	if (cpu && !below(v, 32)) {
-		v->done[POWER]++; /* before: it does not come back */
+		v->done[POWER]++; /* counted before the call, which does not return */
 		call(cpu, PSCI_CPU_OFF, number(v), number(v), number(v));
 	}
 }

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * A guest that means harm. Every VCPU does random things at once: hypercalls with random registers,
- * stores around the PV-lock region, power calls, interrupts, sleeps, accesses to devices and to
- * nothing, traps. All of it is legal for a guest, and none of it may hurt the host or other guests.
+ * A guest that means harm. All its VCPUs do random things at once: hypercalls with random
+ * registers, stores around the PV-lock region, power calls, interrupts, sleeps, traps, accesses to
+ * devices and to addresses where nothing is. A guest is allowed to do all of that, and none of it
+ * may hurt the host or other guests.
  *
- * Boot arguments: `seed`; `operations`, what VCPU 0 does before it prints the counts and turns the
- * machine off. The others do what they can until then. Same seed and machine: the same operations,
- * as far as the machine is deterministic. It counts what it can see to be wrong, and needs nothing
- * but PSCI by HVC, a GICv3, the virtual timer and a PL011 in the device tree.
+ * Boot arguments: `seed`, and `operations`, how many VCPU 0 does before it prints the counts and
+ * turns the machine off. The other VCPUs do as many as they can until then. The same seed on the
+ * same machine gives the same operations, as far as the machine is deterministic. The guest counts
+ * what it can see to be wrong. It needs PSCI by HVC, a GICv3, the virtual timer and a PL011, all
+ * named in the device tree.
  */
 #include "fuzz.h"
 
@@ -15,7 +17,7 @@ static const char *const names[KINDS] = {
 	"calls", "power", "stores", "loads", "registers", "sgis", "sleeps", "hints", "traps",
 	"branches", "returns", "interrupts", "flat", "tlbis", "looks",
 };
-/* How often which: one of these. */
+/* turn() draws one of these: an operation that stands here more often is done more often. */
 static const unsigned char mix[] = {
 	CALLS, CALLS, CALLS, CALLS, CALLS, CALLS, POWER, POWER, POWER, STORES, STORES, STORES,
 	STORES, STORES, STORES, STORES, LOADS, LOADS, LOADS, REGISTERS, REGISTERS, REGISTERS, SGIS,
@@ -25,7 +27,10 @@ static const unsigned char mix[] = {
 
 static const char *const wrongs[WRONGS] = { "own-flag", "flag", "padding", "answer", "preserved" };
 
-/* What secondary_start() wants, and whose it is; ops.S looks for its own. Read with the MMU off. */
+/*
+ * What secondary_start() of the library needs, and for which VCPU. A VCPU finds its own by `mpidr`
+ * in ops.S, with the MMU off.
+ */
 struct seat {
 	char *stack;
 	void (*body)(u32 cpu);
@@ -41,7 +46,7 @@ static void turn(u32 cpu)
 	struct vcpu *v = &vcpus[cpu];
 	enum kind kind = mix[below(v, sizeof(mix))];
 
-	/* Counted first: a call may turn this VCPU off. Storms count what they are made of. */
+	/* Count before, since a call may turn this VCPU off. A storm counts its parts itself. */
 	v->done[kind] += kind != POWER && kind != SGIS;
 	switch (kind) {
 	case CALLS:
@@ -57,7 +62,7 @@ static void turn(u32 cpu)
 		load_somewhere(v);
 		break;
 	case REGISTERS:
-		v->dirty = true; /* to read may be to acknowledge */
+		v->dirty = true; /* a read may acknowledge an interrupt */
 		op(v, entry(below(v, 2) ? fuzz_reads : fuzz_writes, 8, below(v, SYSREGS)), 0,
 		   number(v));
 		break;
@@ -77,7 +82,7 @@ static void turn(u32 cpu)
 		branch(v);
 		break;
 	case RETURNS:
-		/* M[4], AArch32, is left out: the registers would be others. */
+		/* Bit 4 of SPSR would mean AArch32, which has other registers. */
 		v->dirty = true;
 		op(v, fuzz_eret, 0, next(v) & ~16ul);
 		break;
@@ -161,7 +166,7 @@ void main(void)
 	print("fuzz seed %lu operations %lu vcpus %u pvlock %u\n", seed, operations, board.vcpus,
 	      has_pvlock());
 	for (u64 n = 0; n < operations; n++) {
-		/* Whatever became of them: VCPUs are on again, and their timers wake them. */
+		/* Turn VCPUs on that went off, and let their timers wake them again. */
 		if (!(n % 64))
 			for (u32 i = 1; i < board.vcpus; i++) {
 				nurse(i);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What the parts of the fuzzer guest know of each other. */
+/* What the parts of the hostile guest share. */
 #ifndef FUZZ_H
 #define FUZZ_H
 
@@ -59,10 +59,10 @@ enum wrong { OWN_FLAG, FLAG, PADDING, ANSWER, PRESERVED, WRONGS };
 
 struct vcpu {
 	u64 random;
-	const u64 *structure;	/* of PV-lock; NULL: not told yet */
-	u64 frame;		/* of the redistributor */
-	u64 nursed;		/* `gic_writes` when that was last put right */
-	bool dirty;		/* the CPU interface was written to since it was put right */
+	const u64 *structure;	/* its PV-lock structure; NULL until it has asked */
+	u64 frame;		/* its redistributor's address */
+	u64 nursed;		/* `gic_writes` when the redistributor was last put right */
+	bool dirty;		/* the CPU interface may have changed since it was put right */
 	u64 done[KINDS], faults, wrong[WRONGS];
 } ALIGNED(CACHE_LINE);
 
@@ -71,11 +71,11 @@ extern struct vcpu vcpus[MAX_VCPUS];
 /* ---- random.c ---- */
 u64 next(struct vcpu *v);
 u64 below(struct vcpu *v, u64 limit);
-u64 number(struct vcpu *v);	/* of any kind that a register may hold */
+u64 number(struct vcpu *v);	/* small, large, one bit, an MPIDR, or any other */
 u32 function(struct vcpu *v);	/* a function ID: known, near one, or any */
-/* Do what may fault; count it if it did. */
+/* Do `what`, which may fault, and count the fault. */
 u64 op(struct vcpu *v, operation *what, u64 address, u64 value);
-operation *entry(char *table, u64 bytes, u64 n);
+operation *entry(char *table, u64 bytes, u64 n);	/* entry n of a table in ops.S */
 
 /* ---- calls.c ---- */
 void call(u32 cpu, u32 id, u64 a1, u64 a2, u64 a3);

@@ -1,28 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Interrupts and sleep, and the GIC as a sleeper needs it. */
+/* Interrupts and sleep. Before a VCPU sleeps, its GIC must be able to wake it. */
 #include "fuzz.h"
 
-static u64 gic_writes;		/* wild ones, to the distributor and any redistributor */
+static u64 gic_writes;		/* random stores to the distributor and the redistributors so far */
 
-static void write_sysreg(struct vcpu *v, u32 n, u64 value)
+static void write_register(struct vcpu *v, u32 n, u64 value)
 {
 	op(v, entry(fuzz_writes, 8, n), 0, value);
 }
 
-static void write32(u64 address, u32 value)
-{
-	asm volatile("str %w0, [%1]" : : "r"(value), "r"(address) : "memory");
-}
-
-static u32 read32(u64 address)
-{
-	u32 value;
-
-	asm volatile("ldr %w0, [%1]" : "=r"(value) : "r"(address) : "memory");
-	return value;
-}
-
-/* What the timer of a VCPU needs to wake it, whatever was written to its redistributor. */
+/* Put right what the timer of a VCPU needs to wake it, after random stores to the GIC. */
 void nurse(u32 cpu)
 {
 	u64 frame = vcpus[cpu].frame, seen = load_acquire(&gic_writes);
@@ -40,10 +27,10 @@ void nurse(u32 cpu)
 void gic_written(void)
 {
 	__atomic_fetch_add(&gic_writes, 1, __ATOMIC_ACQ_REL);
-	nurse(0); /* nobody else would: VCPU 0 does it for all others */
+	nurse(0); /* VCPU 0 does it for all others, so nobody else would do it for VCPU 0 */
 }
 
-/* The same for the CPU interface, which only its own VCPU can reach. */
+/* As nurse(), and the same for the CPU interface, which only its own VCPU can reach. */
 void repair(u32 cpu)
 {
 	static const struct {
@@ -56,8 +43,8 @@ void repair(u32 cpu)
 	if (!vcpus[cpu].dirty)
 		return;
 	vcpus[cpu].dirty = false;
-	for (u32 i = 0; i < sizeof(healthy) / sizeof(healthy[0]); i++)
-		write_sysreg(&vcpus[cpu], healthy[i].sysreg, healthy[i].value);
+	for (u32 i = 0; i < LENGTH(healthy); i++)
+		write_register(&vcpus[cpu], healthy[i].sysreg, healthy[i].value);
 }
 
 void sleep(u32 cpu)
@@ -81,7 +68,7 @@ void sgis(struct vcpu *v)
 			    below(v, 16) << 24;
 
 		v->done[SGIS]++;
-		write_sysreg(v, SGI1R, below(v, 4) ? value : next(v));
+		write_register(v, SGI1R, below(v, 4) ? value : next(v));
 	}
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Accesses: where, and of what kind. */
+/* Loads, stores and branches: to which addresses, and of which kind. */
 #include "fuzz.h"
 
 extern u64 page_table[];
@@ -19,7 +19,7 @@ static void add_target(u64 start, u64 size, enum memory kind)
 	targets[n_targets++] = (struct target){ start, size };
 }
 
-/* A GiB that is translated by what is at `table`, which is no table. */
+/* Let one GiB be translated by what is at `table`, which is no page table. */
 static void add_walk(u64 table)
 {
 	u64 gib = 511 - n_targets;
@@ -33,7 +33,7 @@ static u64 address(struct vcpu *v)
 	u64 t = below(v, n_targets + 6), offset;
 
 	if (t >= n_targets)
-		t = 0; /* the PV-lock region, most of all */
+		t = 0; /* more often than any other: the PV-lock region */
 	offset = below(v, targets[t].size);
 	return targets[t].start + (below(v, 4) ? offset & ~15ul : offset);
 }
@@ -67,7 +67,7 @@ void flat(u32 cpu)
 	struct vcpu *v = &vcpus[cpu];
 	u64 a;
 
-	/* Without stage 1, RAM has no attributes; the GIC would need a nurse. */
+	/* Without stage 1 RAM has no attributes, and a store to the GIC would need nurse(). */
 	do
 		a = address(v) & ~7ul;
 	while (a - board.ram < board.ram_size || is_in(a, board.uart, 4096) ||
@@ -79,7 +79,7 @@ void branch(struct vcpu *v)
 {
 	u64 a = address(v);
 
-	/* Nothing but the code itself can be executed, and a hole that is mapped as if it could. */
+	/* Executable are the guest's own code, and a page that is mapped as code but does not exist. */
 	op(v, fuzz_branch, below(v, 2) ? a : number(v) | 1ul << 38, 0);
 }
 
@@ -108,7 +108,7 @@ void aim(void)
 	u64 size = board.pvlock_size ? board.pvlock_size : 4096;
 	u64 stolen = has_stolen_time() ? hvc(PV_TIME_ST, 0, 0, 0) : ~0ul;
 
-	/* The region is writable as far as stage 1 knows: the hypervisor has to refuse. */
+	/* Stage 1 maps the region writable, so that the hypervisor must refuse the stores. */
 	if (ipa != ~0ul) {
 		add_target(region, size, DATA);
 		add_target(region - 16, 32, DATA);

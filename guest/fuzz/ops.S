@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What the fuzzer does that may fault, each a function of (X0, X1: an address, X2: a value), and the
- * vector that survives it. An exception is noted in TPIDRRO_EL0, where op() of fuzz.c looks for it,
- * and the instruction after the faulting one goes on. The vector touches no memory: the MMU may be
- * off, or SP may be another.
+ * The operations that may fault, each a function of (X0, X1: an address, X2: a value), and the
+ * vector that survives them. The vector leaves the syndrome of an exception in TPIDRRO_EL0, where
+ * op() of random.c looks for it, and goes on with the instruction after the faulting one. It
+ * touches no memory, since the MMU may be off and SP may be any.
  */
 .arch armv8.5-a
 
@@ -88,7 +88,7 @@ fuzz_stores:
 	.global fuzz_stores_end
 fuzz_stores_end:
 
-/* ---- system registers: entries of 8 bytes; GIC() and PMR of fuzz.c number them ---- */
+/* ---- system registers: entries of 8 bytes; GIC() and PMR of fuzz.h number them ---- */
 .macro read register
 	mrs	x0, \register
 	ret
@@ -103,7 +103,7 @@ fuzz_stores_end:
 	.endr
 .endm
 .macro registers verb
-	row \verb, s3_0_c12_c8_	/* the GIC's, and what is between them */
+	row \verb, s3_0_c12_c8_	/* those of the GIC, and the numbers between them */
 	row \verb, s3_0_c12_c9_
 	row \verb, s3_0_c12_c10_
 	row \verb, s3_0_c12_c11_
@@ -137,7 +137,7 @@ fuzz_trap:
 	ret
 	svc	#0xffff
 	ret
-	msr	sctlr_el2, x2		/* not ours */
+	msr	sctlr_el2, x2		/* a register of EL2 */
 	ret
 	mrs	x0, vttbr_el2
 	ret
@@ -154,7 +154,7 @@ fuzz_open:
 	msr	daifset, #15
 	ret
 
-/* Go to X1; whatever happens there comes back to X30. */
+/* Branch to X1. The vector brings a fault there back to the address in X30. */
 .global fuzz_branch
 fuzz_branch:
 	stp	x29, x30, [sp, #-16]!
@@ -174,7 +174,7 @@ fuzz_eret:
 	isb
 	ret
 
-/* A load and a store with the MMU off: no stage 1 in the way. */
+/* A load and a store with the MMU off, without stage 1. */
 .global fuzz_flat
 fuzz_flat:
 	mrs	x9, sctlr_el1
@@ -227,7 +227,7 @@ fuzz_vectors:
 synchronous:
 	mrs	x0, esr_el1
 	msr	tpidrro_el0, x0
-	/* Only our own operations may fault, or what they branched to. */
+	/* Only these operations may fault, or the address to which they branched. */
 	mrs	x0, elr_el1
 	adr	x1, fuzz_ops
 	cmp	x0, x1
@@ -237,11 +237,11 @@ synchronous:
 	b.hs	elsewhere
 	mrs	x0, esr_el1
 	lsr	x0, x0, #26
-	cmp	x0, #0x15		/* SVC: the return address is the next instruction */
+	cmp	x0, #0x15		/* SVC returns to the next instruction by itself */
 	b.eq	legal
-	cmp	x0, #0x0e		/* illegal execution state: this one, in a legal state */
+	cmp	x0, #0x0e		/* illegal execution state: again, now in a legal state */
 	b.eq	legal
-	cmp	x0, #0x20		/* EL0 cannot fetch what EL1 can */
+	cmp	x0, #0x20		/* EL0 could not fetch it, EL1 can: again */
 	b.eq	legal
 	mrs	x0, elr_el1
 	add	x0, x0, #4
@@ -267,7 +267,7 @@ out:
 	mrs	x0, tpidr_el1
 	eret
 
-/* Whoever was interrupted goes on with interrupts masked, so that none can come for ever. */
+/* The interrupted code goes on with interrupts masked, else one could come again and again. */
 irq:
 	mrs	x0, s3_0_c12_c12_0	/* ICC_IAR1_EL1 */
 	msr	s3_0_c12_c12_1, x0	/* ICC_EOIR1_EL1 */
@@ -291,7 +291,7 @@ unexpected:
 	mrs	x2, far_el1
 	b	exception
 
-/* CPU_ON enters here, whatever X0 is: MPIDR_EL1 says which seat of fuzz.c is ours. MMU off. */
+/* CPU_ON enters here, MMU off, with any X0: MPIDR_EL1 says which seat of fuzz.c is this VCPU's. */
 .global fuzz_entry
 fuzz_entry:
 	mrs	x1, mpidr_el1

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Chance, and doing what may fault. */
+/* Random numbers, and op(), which does what may fault. */
 #include "fuzz.h"
 
 u64 next(struct vcpu *v)
@@ -61,7 +61,7 @@ u32 function(struct vcpu *v)
 		0x80000000, 0x80000001, 0x8600FF01, 0x84000000, 0x84000002, 0x84000003, 0xC4000003,
 		0x84000004, 0xC4000004, 0x84000005, 0x84000006, 0x8400000A, 0xC600FF01, 0xC6000002,
 	};
-	u32 id = known[below(v, sizeof(known) / sizeof(known[0]))], r = next(v);
+	u32 id = known[below(v, LENGTH(known))], r = next(v);
 
 	switch (below(v, 8)) {
 	case 0:

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * All VCPUs for `duration` ns: think, take the lock, stay in the critical section for `cs` ns,
- * release it. Then VCPU 0 prints what it was like, one fact a line; src/pvlock/workload.py reads them.
+ * For `duration` ns, all VCPUs think, take the lock, stay in the critical section for `cs` ns, and
+ * release the lock. Then VCPU 0 prints the counts, one fact a line, for src/pvlock/workload.py.
  */
 #include "guest.h"
 
-/* Wait times, log-linear: 32 buckets for each power of two, so 3 % apart. */
+/* The histogram of waits has 32 buckets for each power of two: they are 3 % apart. */
 enum { SUB_BITS = 5, SUB = 1 << SUB_BITS, BUCKETS = (64 - SUB_BITS) * SUB };
 
 struct counts {
@@ -18,7 +18,7 @@ static struct counts counts[MAX_VCPUS];
 static u32 histogram[BUCKETS];
 static u64 duration, cs_loops, think_loops, end_ticks;
 static u32 ready, go, left, done;
-static u64 inside; /* counted by exclusive owners, and not atomically */
+static u64 inside; /* exclusive owners add 1, not atomically: two at once would lose one */
 
 static u32 bucket(u64 value)
 {
@@ -79,7 +79,7 @@ static void turn(u32 cpu)
 	__atomic_fetch_add(&histogram[bucket(ns_of(waited))], 1, __ATOMIC_RELAXED);
 }
 
-/* Between half and one and a half times the think time: VCPUs in step would never meet. */
+/* Between 0.5 and 1.5 times the think time, since VCPUs in step would never meet at the lock. */
 static void think(struct counts *c)
 {
 	c->random ^= c->random << 13;

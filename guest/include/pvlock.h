@@ -17,10 +17,11 @@
 
 #ifndef __ASSEMBLER__
 /*
- * One per VCPU, 64-byte aligned, read-only to the guest. `preempted` is little-endian: 0 while the
- * VCPU is on a CPU, 1 once the hypervisor took it off. Map it Normal, write-back, inner shareable.
+ * Each VCPU has one, 64-byte aligned and read-only to the guest. `preempted` is little-endian: 0
+ * while the VCPU is on a CPU, 1 once the hypervisor has taken it off. Map the structure as Normal
+ * memory, write-back, inner shareable.
  *
- * Never wait for a change of `preempted` by WFE alone: nothing wakes the waiter.
+ * Never wait for a change of `preempted` by WFE alone: nothing would wake the waiter.
  */
 struct pvlock_vcpu_state {
 	unsigned long long preempted;

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later OR MIT */
 /*
- * Traces for pvlock, guest side: what a VCPU did with its locks, in a ring that the host reads. Any
- * guest may include this. SPECIFICATION.md, section 11, says the same in words.
+ * Traces for pvlock, guest side: a guest records what its VCPUs do with its locks, in rings that
+ * the host reads. Any guest may include this. SPECIFICATION.md, section 11, says the same in words.
  *
- * Without PVLOCK_TRACE pvlock_trace() is nothing at all. With it, and without the node in the
- * device tree, it is one test for the null pointer that is then the guest's ring.
+ * Without PVLOCK_TRACE pvlock_trace() compiles to nothing. With it, but without the node in the
+ * device tree, a guest passes NULL for its ring, and pvlock_trace() tests for that and returns.
  *
- * A ring belongs to one VCPU, and one context of it: mask interrupts around pvlock_trace() if their
- * handlers record too. It never waits. When the host does not keep up, the oldest events are
- * overwritten, and the host counts them.
+ * A ring belongs to one VCPU, and to one context of that VCPU: if interrupt handlers record too,
+ * mask interrupts around pvlock_trace(). It never waits. When the host does not keep up, the guest
+ * overwrites the oldest events, and the host counts them.
  */
 #ifndef PVLOCK_TRACE_H
 #define PVLOCK_TRACE_H
@@ -17,13 +17,13 @@
 #define PVLOCK_TRACE_COMPATIBLE "pvlock,trace-v1"
 
 enum pvlock_trace_kind {
-	PVLOCK_TRACE_CONTENDED = 8,	/* begins to wait; `other`: who is before it in the queue */
+	PVLOCK_TRACE_CONTENDED = 8,	/* begins to wait; `other`: the VCPU before it in the queue */
 	PVLOCK_TRACE_ACQUIRED = 9,	/* record after the instruction that took the lock */
 	PVLOCK_TRACE_RELEASED = 10,	/* record after the one that released it */
-	PVLOCK_TRACE_SLEPT = 11,	/* while it waits, goes to sleep until woken */
-	PVLOCK_TRACE_WOKEN = 12,
+	PVLOCK_TRACE_SLEPT = 11,	/* goes to sleep within its wait */
+	PVLOCK_TRACE_WOKEN = 12,	/* runs again; the wait goes on */
 	PVLOCK_TRACE_GRANTED = 14,	/* gave the lock to the waiting VCPU `other` */
-	/* Or'ed in: as a reader, which others may be beside. */
+	/* Or'ed in: as a reader. Other readers may have the lock at the same time. */
 	PVLOCK_TRACE_SHARED = 1 << 8,
 };
 
@@ -37,17 +37,17 @@ struct pvlock_trace_event {
 	int other;			/* number of a VCPU, or PVLOCK_TRACE_NOBODY */
 };
 
-/* One per VCPU. Event n is at events[n & mask]; `written` is how many there were since the start. */
+/* One per VCPU. Event n is at events[n & mask]; `written` counts all events since the start. */
 struct pvlock_trace_ring {
-	unsigned long long written;	/* the guest's */
-	unsigned long long mask;	/* the host's: number of events in the ring, less one */
+	unsigned long long written;	/* the guest writes it */
+	unsigned long long mask;	/* the host writes it: how many events fit, less one */
 	unsigned char padding[48];
 	struct pvlock_trace_event events[];
 };
 
 #define PVLOCK_TRACE_NAMES 63
 
-/* What to call the locks in `size` bytes from `object` on. ASCII, ends at the first zero. */
+/* The name of the locks in `size` bytes from `object` on: ASCII, up to the first zero. */
 struct pvlock_trace_name {
 	unsigned long long object, size;
 	char name[48];
@@ -55,10 +55,10 @@ struct pvlock_trace_name {
 
 /* The ring of VCPU i is at the region's address + rings + i * stride. */
 struct pvlock_trace_region {
-	unsigned long long rings;	/* the host's */
-	unsigned long long stride;	/* the host's */
-	unsigned int vcpus;		/* the host's */
-	unsigned int named;		/* the guest's: how many of `names` are valid */
+	unsigned long long rings;	/* the host writes these three */
+	unsigned long long stride;
+	unsigned int vcpus;
+	unsigned int named;		/* the guest writes it: how many of `names` are valid */
 	unsigned char padding[40];
 	struct pvlock_trace_name names[PVLOCK_TRACE_NAMES];
 };

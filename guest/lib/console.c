@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* A PL011 that polls, and just enough of printf. */
-#include <stdarg.h>
-
+/* Prints to a PL011, by polling. */
+#include "format.h"
 #include "guest.h"
 
 enum {
@@ -11,10 +10,10 @@ enum {
 	LCR_H = 0x2c,
 	LCR_H_FEN = 1 << 4,
 	LCR_H_8_BITS = 3 << 5,
-	FIFO = 16, /* bytes, of the smallest PL011 */
+	FIFO = 16, /* bytes that the smallest PL011 holds */
 };
 
-static u32 room;
+static u32 room;	/* bytes that the FIFO can still take for certain */
 
 static volatile u32 *reg(u32 offset)
 {
@@ -27,7 +26,7 @@ void console_init(void)
 		*reg(LCR_H) = LCR_H_FEN | LCR_H_8_BITS;
 }
 
-/* Look at the flags, which may cost an exit, once for each FIFO full of bytes. */
+/* Reading the flags may cost an exit, so do it once for each FIFO full of bytes. */
 static void put(char c)
 {
 	if (!board.uart)
@@ -41,40 +40,11 @@ static void put(char c)
 	room--;
 }
 
-static void put_number(u64 value, u32 base)
-{
-	char digits[20];
-	u32 n = 0;
-
-	do
-		digits[n++] = "0123456789abcdef"[value % base];
-	while (value /= base);
-	while (n)
-		put(digits[--n]);
-}
-
-void print(const char *format, ...)
+void print(const char *text, ...)
 {
 	va_list args;
 
-	va_start(args, format);
-	for (; *format; format++) {
-		if (*format != '%') {
-			put(*format);
-			continue;
-		}
-		switch (*++format) {
-		case 's':
-			for (const char *s = va_arg(args, const char *); *s; s++)
-				put(*s);
-			break;
-		case 'u':
-			put_number(va_arg(args, u32), 10);
-			break;
-		case 'l':
-			put_number(va_arg(args, u64), *++format == 'x' ? 16 : 10);
-			break;
-		}
-	}
+	va_start(args, text);
+	format(put, text, &args);
 	va_end(args);
 }

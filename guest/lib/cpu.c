@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* VCPUs: turning them on, the machine off, and the end of a guest that went wrong. */
+/* Turning VCPUs on and the machine off, and what a guest does when it goes wrong. */
 #include "guest.h"
 
 enum {
@@ -7,7 +7,7 @@ enum {
 	PSCI_SYSTEM_OFF = 0x84000008,
 };
 
-/* What start.S reads, with the MMU off. */
+/* start.S reads it with the MMU off. */
 struct start {
 	char *stack;
 	void (*body)(u32 cpu);
@@ -47,29 +47,9 @@ _Noreturn void panic(const char *why, u64 value)
 	system_off();
 }
 
-/* A guest that wants exceptions has a vector of its own. */
+/* The vector in start.S comes here. A guest that handles exceptions brings its own vector. */
 _Noreturn void exception(u64 esr, u64 elr, u64 far)
 {
 	print("panic exception esr %lx elr %lx far %lx\n", esr, elr, far);
 	system_off();
-}
-
-/* The compiler calls these. */
-void *memset(void *start, int value, size_t size)
-{
-	char *p = start;
-
-	while (size--)
-		*p++ = value;
-	return start;
-}
-
-void *memcpy(void *to, const void *from, size_t size)
-{
-	char *t = to;
-	const char *f = from;
-
-	while (size--)
-		*t++ = *f++;
-	return to;
 }

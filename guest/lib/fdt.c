@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Reads the flattened device tree (Devicetree Specification, chapter 5). Runs with the MMU off. */
+/*
+ * Reads the flattened device tree (Devicetree Specification, chapter 5), with the MMU off. It
+ * trusts the tree of pvlock's machine: the offsets are right, and addresses and sizes are two cells
+ * each.
+ */
 #include "guest.h"
 #include "pvlock.h"
 
@@ -41,7 +45,7 @@ struct node {
 	u32 compatible_size, reg_size;
 };
 
-/* A node is complete: take from it what we need. Addresses and sizes are two cells each. */
+/* Called at a node's end: take from it what we need. */
 static void take(const struct node *n)
 {
 	const char *c = n->compatible;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* GICv3 (Arm IHI 0069), as far as one SGI needs it; sleeping in WFI and waking others. */
+/* GICv3 (Arm IHI 0069), as far as one SGI needs it: a VCPU sleeps in WFI, another wakes it. */
 #include "guest.h"
 
 enum {
@@ -16,7 +16,7 @@ enum {
 	GICR_IPRIORITYR = GICR_SGI + 0x0400,
 	WAKE_SGI = 1,
 	PRIORITY = 0x80,
-	SPURIOUS = 1020,	/* and above */
+	SPURIOUS = 1020,	/* this and every higher number mean that no interrupt is pending */
 };
 
 #define ICC_PMR_EL1 "s3_0_c4_c6_0"
@@ -25,22 +25,6 @@ enum {
 #define ICC_EOIR1_EL1 "s3_0_c12_c12_1"
 #define ICC_SRE_EL1 "s3_0_c12_c12_5"
 #define ICC_IGRPEN1_EL1 "s3_0_c12_c12_7"
-
-#define read_sysreg(name) ({ u64 _v; asm volatile("mrs %0, " name : "=r"(_v) : : "memory"); _v; })
-#define write_sysreg(name, v) asm volatile("msr " name ", %0" : : "r"((u64)(v)) : "memory")
-
-static u32 read32(u64 address)
-{
-	u32 value;
-
-	asm volatile("ldr %w0, [%1]" : "=r"(value) : "r"(address) : "memory");
-	return value;
-}
-
-static void write32(u64 address, u32 value)
-{
-	asm volatile("str %w0, [%1]" : : "r"(value), "r"(address) : "memory");
-}
 
 static u64 redistributor(u32 cpu)
 {
@@ -71,7 +55,7 @@ void gic_init(u32 cpu)
 	asm volatile("isb");
 }
 
-/* Interrupts stay masked: a pending one ends the WFI, and is acknowledged here. */
+/* Interrupts stay masked. A pending one ends the WFI all the same, and we acknowledge it here. */
 void sleep_until(const u32 *flag)
 {
 	while (!load_acquire(flag)) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Stage 1: an identity map, 39 bits, 4 KiB granule, in which nothing is both writable and
- * executable. Prepared with the MMU off, by VCPU 0, before any other VCPU runs.
+ * Stage 1: an identity map, 39 bits, 4 KiB granule, in which no page is both writable and
+ * executable. VCPU 0 prepares it with the MMU off, before any other VCPU runs.
  */
 #include "guest.h"
 
@@ -49,7 +49,7 @@ void map(u64 address, u64 size, enum memory kind)
 		u64 *table = page_table;
 		u32 shift = 30;
 
-		/* The largest block or page that fits. */
+		/* Go down to the largest block or page that fits. */
 		while (shift > 12 && (address & ((1ul << shift) - 1) || end - address < 1ul << shift)) {
 			table = next_table(&table[address >> shift & (ENTRIES - 1)]);
 			shift -= 9;

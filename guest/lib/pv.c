@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* PV-lock: is that VCPU on a CPU? PV time (Arm DEN0057A): how long was I not? */
+/*
+ * PV-lock: has that VCPU been preempted? PV time (Arm DEN0057A): how long was this VCPU ready to
+ * run without a CPU?
+ */
 #include "guest.h"
 #include "pvlock.h"
 
@@ -18,9 +21,9 @@ static const struct stolen_time *stolen[MAX_VCPUS];
 static bool have_pvlock, have_stolen_time;
 
 /*
- * The documented order ends in ARCH_FEATURES. A kernel that answers ARCH_FEATURES itself cannot be
- * told of PV-lock, so a PV-lock node in the device tree, or our own UID, is a second way in. Nothing
- * else is: on another hypervisor these IDs mean something else.
+ * The documented order leads through ARCH_FEATURES. A host's kernel that answers ARCH_FEATURES by
+ * itself cannot be told of PV-lock. So there is a second way in: a PV-lock node in the device tree,
+ * or our own UID. There is no third, since on another hypervisor these IDs mean something else.
  */
 void pv_discover(void)
 {

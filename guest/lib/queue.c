@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * The MCS queue in which waiters spin before a sleeping lock, after Linux's osq_lock(): each watches
- * a word of its own, by WFE, and whoever is at the head watches the lock's owner. A waiter whose
- * predecessor is preempted leaves, since its turn cannot come before that one runs again.
+ * The MCS queue in which waiters spin before a sleeping lock, after Linux's osq_lock(). Each waiter
+ * watches a word of its own, by WFE, and the one at the head watches the lock's owner. A waiter
+ * whose predecessor is preempted leaves: its turn cannot come before the predecessor runs again.
  */
 #include "guest.h"
 
@@ -12,10 +12,10 @@ struct node {
 	u32 cpu;
 } ALIGNED(CACHE_LINE);
 
-/* A VCPU is in one queue at a time. */
+/* One each, since a VCPU is in one queue at a time. */
 static struct node nodes[MAX_VCPUS];
 
-/* Make `me` the end of the queue again, or find who stands behind it. */
+/* `me` leaves. Return the node after it; if there is none, `prev` becomes the tail, and NULL. */
 static struct node *successor(struct queue *q, struct node *me, struct node *prev)
 {
 	for (;;) {
@@ -31,7 +31,7 @@ static struct node *successor(struct queue *q, struct node *me, struct node *pre
 	}
 }
 
-/* Leave the queue from its middle; false if our turn came meanwhile. */
+/* Leave the queue from its middle. False if our turn came meanwhile. */
 static bool leave(struct queue *q, struct node *me, struct node *prev)
 {
 	struct node *next;
@@ -42,7 +42,7 @@ static bool leave(struct queue *q, struct node *me, struct node *prev)
 		if (load_acquire(&me->locked))
 			return false;
 		cpu_relax();
-		prev = load(&me->prev); /* it may be leaving too */
+		prev = load(&me->prev); /* the old one may have left too */
 	}
 	next = successor(q, me, prev);
 	if (next) {
@@ -53,7 +53,7 @@ static bool leave(struct queue *q, struct node *me, struct node *prev)
 }
 
 #ifdef PVLOCK_TRACE
-/* Record it when somebody else stands before us now. */
+/* Record that another node stands before us now. */
 static void trace_prev(const struct queue *q, struct node *me, struct node **seen)
 {
 	struct node *prev = load(&me->prev);
@@ -79,7 +79,7 @@ bool queue_enter(struct queue *q, u32 cpu)
 	store_release(&prev->next, me);
 	trace(cpu, CONTENDED, q->lock, prev->cpu);
 	while (!load_acquire(&me->locked)) {
-		/* prev may change under us; its CPU is what counts */
+		/* `prev` may leave meanwhile, but a node's `cpu` never changes. */
 		TRACED(trace_prev(q, me, &prev);)
 		if (vcpu_is_preempted(load(&me->prev)->cpu) && leave(q, me, load(&me->prev))) {
 			trace(cpu, CONTENDED, q->lock, NOBODY);

@@ -21,7 +21,7 @@ u64 hvc(u64 function, u64 a1, u64 a2, u64 a3)
 	return x0;
 }
 
-/* Each step asks whether the next may be asked at all; stopping at any of them means "no". */
+/* Each step asks whether the guest may take the next one. To stop at any of them means "no". */
 bool smccc_has(u32 function)
 {
 	if ((u32)hvc(PSCI_VERSION, 0, 0, 0) < 0x10000)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Entry points and the exception vector. Entered at EL1, MMU off (Linux/arm64 boot protocol). */
+/* The entries of all VCPUs, at EL1 with the MMU off (Linux/arm64 boot protocol), and the vector. */
 #include "guest.h"
 
 #define MAIR		0xff04			/* 0: Device-nGnRE, 1: Normal write-back */
@@ -21,7 +21,7 @@ _start:
 	bl	main
 	b	.
 
-/* X0: a struct start {stack, body, cpu}, cleaned to the point of coherency by cpu_on(). */
+/* X0: a struct start {stack, body, cpu}, which cpu_on() cleaned to the point of coherency. */
 .global secondary_start
 secondary_start:
 	msr	spsel, #1
@@ -65,7 +65,7 @@ mmu_on:
 	isb
 	ret
 
-/* An exception here is a bug in the guest: say which, and turn the machine off. */
+/* An exception here is a bug in the guest: print what it was, and turn the machine off. */
 .balign 2048
 vectors:
 .rept	16

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* The counter's frequency, and how many turns of busy() take how long. */
+/* Times in ns, in ticks of the counter, and in turns of busy(). */
 #include "guest.h"
 
 enum { TRIES = 5, LOOPS = 20000 };
@@ -11,7 +11,7 @@ void time_init(void)
 {
 	asm volatile("mrs %0, cntfrq_el0" : "=r"(frequency));
 	loop_ticks = ~0ul;
-	/* The shortest: the others were interrupted. */
+	/* Take the shortest time: whatever took longer was interrupted. */
 	for (u32 i = 0; i < TRIES; i++) {
 		u64 start = ticks(), taken;
 

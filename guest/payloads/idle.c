@@ -2,10 +2,10 @@
 /*
  * idle: a lock that nobody else wants.
  *
- * Theory. The interface is free while nobody uses it: the hypervisor writes a word as it switches
- * VCPUs, which it does anyway, and the guest reads it only once it has found a lock taken. So with
- * and without PV-lock must not differ. Each VCPU has a lock of its own and looks, with the lock
- * taken, at one flag, which is more than any lock does in this case.
+ * Theory. The interface is free while nobody needs it: the hypervisor writes one word when it
+ * switches VCPUs, and a guest reads the word only after it has found a lock taken. So a run with
+ * PV-lock must not differ from one without. Each VCPU here has a lock of its own, and while it
+ * holds the lock it reads one flag, which is more than any other lock does in this case.
  */
 #include "guest.h"
 

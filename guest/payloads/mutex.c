@@ -1,38 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * mutex: a sleeping lock whose waiters spin as long as that makes sense.
+ * mutex: a sleeping lock whose waiters spin while the owner runs.
  *
- * Theory. Spinning beats sleeping while the owner is about to release the lock, that is, while it
- * runs. A preempted owner releases nothing before it runs again, milliseconds later, and it is the
- * spinners who keep it from its CPU. vcpu_is_preempted() tells the two apart: its waiters then
- * sleep, the hypervisor gives their CPUs to others, the owner among them, and one waiter is woken
- * at each release. Without it the guest must assume that every owner runs.
+ * Theory. Spinning beats sleeping while the owner runs, since it will soon release the lock. A
+ * preempted owner releases nothing before it runs again, milliseconds later, and meanwhile the
+ * spinners occupy the CPUs that it needs. vcpu_is_preempted() tells the two cases apart: the
+ * waiters of a preempted owner sleep, the hypervisor gives their CPUs to other VCPUs, the owner
+ * among them, and each release wakes one waiter. Without PV-lock the guest must assume that every
+ * owner runs.
  *
  * In front is an MCS queue (lib/queue.c), so that one waiter at a time watches the owner. A waiter
- * in the queue whose predecessor is preempted leaves it, and sleeps too.
+ * whose predecessor in the queue is preempted leaves the queue, and sleeps too.
  *
- * As Linux: mutex_optimistic_spin() and osq_lock(); what is left out is the hand-off to a waiter
- * that starves.
+ * This is Linux's mutex_optimistic_spin() with osq_lock(), without the hand-off of the lock to a
+ * waiter that starves.
  */
-#include "guest.h"
+#include "sleepers.h"
 
 const char payload_name[] = "mutex";
 
-#define SLEEPERS 1ul
 #define OWNER(cpu) ((u64)((cpu) + 1) << 1)
 #define CPU_OF(owner) ((u32)((owner) >> 1) - 1)
 
-struct sleeper {
-	struct sleeper *next;
-	u32 awake;
-	u32 cpu;
-} ALIGNED(CACHE_LINE);
-
 static struct queue spinners;
 static u64 owner ALIGNED(CACHE_LINE); /* OWNER(cpu) or 0, and SLEEPERS */
-static u32 sleepers_lock ALIGNED(CACHE_LINE);
-static struct sleeper *first, **last = &first;
-static struct sleeper sleepers[MAX_VCPUS];
 
 #ifdef PVLOCK_TRACE
 void payload_names(void)
@@ -53,7 +44,7 @@ static bool try_lock(u32 cpu)
 	return true;
 }
 
-/* Spin while the lock is taken and its owner runs; true with the lock, false if it was preempted. */
+/* Spin while the owner runs. True with the lock; false if the owner was preempted. */
 static bool spin_on_owner(u32 cpu)
 {
 	for (;;) {
@@ -83,51 +74,16 @@ static bool spin(u32 cpu)
 	return locked;
 }
 
-static void lock_sleepers(u32 cpu)
-{
-	(void)cpu;
-	while (exchange(&sleepers_lock, 1)) {
-		trace(cpu, CONTENDED, &sleepers_lock, NOBODY);
-		while (load(&sleepers_lock))
-			cpu_relax();
-	}
-	trace(cpu, ACQUIRED, &sleepers_lock, NOBODY);
-}
-
-static void unlock_sleepers(u32 cpu)
-{
-	(void)cpu;
-	store_release(&sleepers_lock, 0);
-	trace(cpu, RELEASED, &sleepers_lock, NOBODY);
-}
-
-static void forget_sleeper(struct sleeper *me)
-{
-	struct sleeper **p = &first;
-
-	while (*p != me)
-		p = &(*p)->next;
-	*p = me->next;
-	if (!me->next)
-		last = p;
-	if (!first)
-		__atomic_fetch_and(&owner, ~SLEEPERS, __ATOMIC_RELAXED);
-}
-
 static void sleep(u32 cpu)
 {
-	struct sleeper *me = &sleepers[cpu];
+	struct sleeper *me = sleeper_of(cpu);
 	bool locked;
 
-	me->cpu = cpu;
-	me->next = NULL;
-	lock_sleepers(cpu);
-	*last = me;
-	last = &me->next;
-	__atomic_fetch_or(&owner, SLEEPERS, __ATOMIC_RELAXED);
+	sleepers_begin(cpu);
+	sleepers_add(me, &owner);
 	while (!try_lock(cpu)) {
 		store(&me->awake, 0);
-		unlock_sleepers(cpu);
+		sleepers_end(cpu);
 		count_sleep(cpu);
 		trace(cpu, SLEPT, &owner, NOBODY);
 		sleep_until(&me->awake);
@@ -136,12 +92,12 @@ static void sleep(u32 cpu)
 		spin_begin(cpu);
 		locked = spin_on_owner(cpu);
 		spin_end(cpu);
-		lock_sleepers(cpu);
+		sleepers_begin(cpu);
 		if (locked)
 			break;
 	}
-	forget_sleeper(me);
-	unlock_sleepers(cpu);
+	sleepers_remove(me, &owner);
+	sleepers_end(cpu);
 }
 
 bool payload_lock(u32 cpu)
@@ -168,10 +124,8 @@ void payload_unlock(u32 cpu)
 	trace(cpu, RELEASED, &owner, NOBODY);
 	if (!left)
 		return;
-	lock_sleepers(cpu);
-	if (first && !load(&first->awake)) {
-		store_release(&first->awake, 1);
-		wake(first->cpu);
-	}
-	unlock_sleepers(cpu);
+	sleepers_begin(cpu);
+	if (first_sleeper && !load(&first_sleeper->awake))
+		sleeper_wake(first_sleeper);
+	sleepers_end(cpu);
 }

@@ -3,11 +3,12 @@
  * qspinlock: an MCS queue in front of a lock word.
  *
  * Theory. Each waiter watches a word in its own node, and only the head of the queue watches the
- * lock, so a release touches one cache line. The order is first come, first served: a preempted
- * waiter stops all behind it. Without PV-lock every wait is by WFE, as Linux/arm64 does, where no
- * paravirtual form exists. With it, after Linux's pv_wait_node() and pv_kick() for x86: a waiter
- * whose predecessor is preempted or asleep, and the head when the owner is preempted, sleeps until
- * kicked by an SGI. Nobody overtakes it meanwhile: between kick and wake-up nobody has the lock.
+ * lock, so a release touches one cache line. Waiters are served in the order in which they came, so
+ * a preempted waiter stops all behind it. Without PV-lock every wait is by WFE, as on Linux/arm64,
+ * which has no paravirtual form of this lock. With PV-lock a waiter sleeps until an SGI wakes it,
+ * as in Linux's pv_wait_node() and pv_kick() for x86. It does so if its predecessor is preempted or
+ * asleep or, at the head, if the owner is preempted. Nobody overtakes it meanwhile, so nobody has
+ * the lock from the SGI until it runs.
  */
 #include "guest.h"
 
@@ -18,7 +19,7 @@ enum { SPINNING, ASLEEP };
 struct node {
 	struct node *next;
 	u32 first;	/* the predecessor says: you are the head now */
-	u32 kicked;	/* what a sleeper sleeps on */
+	u32 kicked;	/* a sleeper sleeps until it is 1 */
 	u32 state;
 	u32 cpu;
 } ALIGNED(CACHE_LINE);
@@ -26,7 +27,7 @@ struct node {
 static struct node nodes[MAX_VCPUS];
 static struct node *tail ALIGNED(CACHE_LINE);
 static u32 owner ALIGNED(CACHE_LINE);	/* 0, or the owner's number + 1 */
-static struct node *head;		/* who watches the lock, once it sleeps */
+static struct node *head;		/* the head of the queue while it sleeps */
 
 #ifdef PVLOCK_TRACE
 void payload_names(void)
@@ -35,7 +36,7 @@ void payload_names(void)
 }
 #endif
 
-/* Sleep until kicked, unless *word is (already) what `wanted` says: zero or not. */
+/* Sleep until kicked, unless *word is already zero (`zero`) or already not zero (otherwise). */
 static void sleep_unless(struct node *me, const u32 *word, bool zero)
 {
 	store(&me->kicked, 0);
@@ -59,7 +60,7 @@ static void kick(struct node *waiter)
 	wake(waiter->cpu);
 }
 
-/* Nothing will come of it soon: off its CPU against its will, or asleep in the queue itself. */
+/* Our turn cannot come soon: the predecessor was preempted, or sleeps in the queue itself. */
 static bool hopeless(const struct node *prev)
 {
 	return load(&prev->state) == ASLEEP || vcpu_is_preempted(prev->cpu);

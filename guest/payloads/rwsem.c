@@ -1,38 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * rwsem: many readers or one writer; who must wait long, sleeps. One in four turns here is a read.
+ * rwsem: many readers or one writer have it; whoever must wait long sleeps. Here one turn in four
+ * is a read.
  *
- * Theory. A writer that finds the lock with another writer spins while that one runs, as in a
- * mutex, and PV-lock helps for the same reason. Readers have no single owner whose VCPU could be
- * asked for: whoever waits for readers sleeps, with PV-lock or without, and so does every reader
- * that has to wait. So the more reads, the less PV-lock can do.
+ * Theory. A writer that finds another writer with the lock spins while that one runs, as in a
+ * mutex, and PV-lock helps for the same reason. Readers are no single owner whose VCPU a waiter
+ * could ask about. So whoever waits for readers sleeps, with PV-lock or without, and so does every
+ * reader that has to wait. The more reads there are, the less PV-lock can do.
  *
- * As Linux: rwsem_optimistic_spin() while writer-owned, with the queue of lib/queue.c; a release
- * wakes the first sleeper, and if that is a reader, grants the lock to all readers in front.
+ * This is Linux's rwsem_optimistic_spin() while a writer has the lock, with the queue of
+ * lib/queue.c. A release wakes the first sleeper. If that is a reader, the release gives the lock
+ * to all readers at the front of the list.
  */
-#include "guest.h"
+#include "sleepers.h"
 
 const char payload_name[] = "rwsem";
 
 enum { READS_IN_4 = 1 };
 
-#define SLEEPERS 1ul		/* somebody sleeps: nobody new gets in as a reader */
+/* While SLEEPERS is set, nobody new gets in as a reader. */
 #define WRITER 2ul
 #define READER 4ul		/* times the number of readers */
-
-struct sleeper {
-	struct sleeper *next;
-	u32 awake;
-	u32 cpu;
-	bool reads;
-} ALIGNED(CACHE_LINE);
 
 static struct queue spinners;
 static u64 count ALIGNED(CACHE_LINE);
 static u32 writer;		/* the owner's number, where WRITER is set */
-static u32 sleepers_lock ALIGNED(CACHE_LINE);
-static struct sleeper *first, **last = &first;
-static struct sleeper sleepers[MAX_VCPUS];
 static struct {
 	u64 random;
 	bool reads;
@@ -73,7 +65,7 @@ static bool try_read(u32 cpu)
 	return false;
 }
 
-/* Spin while a running writer has it; true with the lock. */
+/* Spin while a writer has the lock and runs. True with the lock. */
 static bool spin_on_writer(u32 cpu)
 {
 	for (;;) {
@@ -100,75 +92,32 @@ static bool spin(u32 cpu)
 	return locked;
 }
 
-static void lock_sleepers(u32 cpu)
-{
-	(void)cpu;
-	while (exchange(&sleepers_lock, 1)) {
-		trace(cpu, CONTENDED, &sleepers_lock, NOBODY);
-		while (load(&sleepers_lock))
-			cpu_relax();
-	}
-	trace(cpu, ACQUIRED, &sleepers_lock, NOBODY);
-}
-
-static void unlock_sleepers(u32 cpu)
-{
-	(void)cpu;
-	store_release(&sleepers_lock, 0);
-	trace(cpu, RELEASED, &sleepers_lock, NOBODY);
-}
-
-static void forget(struct sleeper *gone)
-{
-	struct sleeper **p = &first;
-
-	while (*p != gone)
-		p = &(*p)->next;
-	*p = gone->next;
-	if (!gone->next)
-		last = p;
-	if (!first)
-		__atomic_fetch_and(&count, ~SLEEPERS, __ATOMIC_RELAXED);
-}
-
-static void rouse(struct sleeper *s)
-{
-	u32 cpu = s->cpu;
-
-	store_release(&s->awake, 1);
-	wake(cpu);
-}
-
-/* With the list locked, and no writer: wake the first; readers in front get the lock here. */
+/* With the list locked, and no writer: wake a writer at the front, or give the lock to readers. */
 static void wake_first(u32 cpu)
 {
 	(void)cpu;
-	if (first && !first->reads) {
-		if (!load(&first->awake))
-			rouse(first);
+	if (first_sleeper && !first_sleeper->reads) {
+		if (!load(&first_sleeper->awake))
+			sleeper_wake(first_sleeper);
 		return;
 	}
-	while (first && first->reads) {
-		struct sleeper *s = first;
+	while (first_sleeper && first_sleeper->reads) {
+		struct sleeper *s = first_sleeper;
 
 		__atomic_fetch_add(&count, READER, __ATOMIC_RELAXED);
 		trace(cpu, GRANTED | PVLOCK_TRACE_SHARED, &count, s->cpu);
-		forget(s);
-		rouse(s);
+		sleepers_remove(s, &count);
+		sleeper_wake(s);
 	}
 }
 
 static struct sleeper *enlist(u32 cpu, bool reads)
 {
-	struct sleeper *me = &sleepers[cpu];
+	struct sleeper *me = sleeper_of(cpu);
 
-	me->cpu = cpu;
 	me->reads = reads;
-	me->next = NULL;
 	store(&me->awake, 0);
-	*last = me;
-	last = &me->next;
-	__atomic_fetch_or(&count, SLEEPERS, __ATOMIC_RELAXED);
+	sleepers_add(me, &count);
 	return me;
 }
 
@@ -176,11 +125,11 @@ static void sleep_to_read(u32 cpu)
 {
 	struct sleeper *me;
 
-	lock_sleepers(cpu);
+	sleepers_begin(cpu);
 	me = enlist(cpu, true);
-	if (!(load(&count) & ~SLEEPERS)) /* it was released before we were on the list */
+	if (!(load(&count) & ~SLEEPERS)) /* the lock was released before we were on the list */
 		wake_first(cpu);
-	unlock_sleepers(cpu);
+	sleepers_end(cpu);
 	count_sleep(cpu);
 	trace(cpu, SLEPT, &count, NOBODY);
 	sleep_until(&me->awake);
@@ -193,11 +142,11 @@ static void sleep_to_write(u32 cpu)
 	struct sleeper *me;
 	bool locked;
 
-	lock_sleepers(cpu);
+	sleepers_begin(cpu);
 	me = enlist(cpu, false);
 	while (!try_write(cpu)) {
 		store(&me->awake, 0);
-		unlock_sleepers(cpu);
+		sleepers_end(cpu);
 		count_sleep(cpu);
 		trace(cpu, SLEPT, &count, NOBODY);
 		sleep_until(&me->awake);
@@ -205,12 +154,12 @@ static void sleep_to_write(u32 cpu)
 		spin_begin(cpu);
 		locked = spin_on_writer(cpu);
 		spin_end(cpu);
-		lock_sleepers(cpu);
+		sleepers_begin(cpu);
 		if (locked)
 			break;
 	}
-	forget(me);
-	unlock_sleepers(cpu);
+	sleepers_remove(me, &count);
+	sleepers_end(cpu);
 }
 
 bool payload_lock(u32 cpu)
@@ -246,8 +195,8 @@ void payload_unlock(u32 cpu)
 	trace(cpu, RELEASED | (turns[cpu].reads ? PVLOCK_TRACE_SHARED : 0), &count, NOBODY);
 	if (left != SLEEPERS)
 		return;
-	lock_sleepers(cpu);
+	sleepers_begin(cpu);
 	if (!(load(&count) & ~SLEEPERS))
 		wake_first(cpu);
-	unlock_sleepers(cpu);
+	sleepers_end(cpu);
 }

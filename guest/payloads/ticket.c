@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * ticket: a fair spinlock. Not Linux's: arm64 had ticket locks until 4.18, but without the word that
- * says who the owner is, and never a paravirtual form.
+ * ticket: a fair spinlock. It is not Linux's. Linux/arm64 had ticket locks until commit
+ * c11090474d70 (4.19), but they had no word that says who the owner is, and no paravirtual form.
  *
  * Theory. Waiters are served in the order of their tickets, so one preempted waiter stops all
- * behind it as surely as a preempted owner does, and fairness makes overcommitment worse. Without
- * PV-lock a waiter waits by WFE until its ticket is called. With it a waiter gives its CPU away
- * when the owner, or the next in turn, is preempted: it sleeps, and whoever calls its ticket wakes
- * it by an SGI. Between its call and its wake-up nobody has the lock: that is the price.
+ * behind it as surely as a preempted owner does: fairness makes overcommitment worse. Without
+ * PV-lock a waiter waits by WFE until its ticket is called. With PV-lock a waiter gives its CPU
+ * away when the owner, or the next in turn, is preempted: it sleeps, and whoever calls its ticket
+ * wakes it by an SGI. The price is that nobody has the lock from the call until the waiter runs.
  */
 #include "guest.h"
 
@@ -16,22 +16,22 @@ const char payload_name[] = "ticket";
 static u32 next ALIGNED(CACHE_LINE), serving ALIGNED(CACHE_LINE);
 static u32 owner_cpu;
 
-/* By ticket, modulo: who waits with it, and whether that VCPU sleeps. */
+/* By ticket modulo MAX_VCPUS: which VCPU waits with it, and whether that VCPU sleeps. */
 static struct slot {
-	u32 called;	/* what a sleeper sleeps on */
+	u32 called;	/* a sleeper sleeps until it is 1 */
 	u32 cpu;
 	u32 asleep;
-	TRACED(u32 ticket;)	/* once it is this one, `cpu` is whose it is */
+	TRACED(u32 ticket;)	/* the ticket that `cpu` has; it is written after `cpu` */
 } ALIGNED(CACHE_LINE) slots[MAX_VCPUS];
 
 #ifdef PVLOCK_TRACE
 void payload_names(void)
 {
 	trace_name(&serving, sizeof(serving), "ticket lock");
-	slots[MAX_VCPUS - 1].ticket = 1; /* not 0, which is a ticket of another slot */
+	slots[MAX_VCPUS - 1].ticket = 1; /* not 0, since ticket 0 belongs to another slot */
 }
 
-/* Who has the ticket before ours; nobody, if that VCPU has not said so yet. */
+/* Which VCPU has this ticket. NOBODY if that VCPU has not written so yet. */
 static int holder(u32 ticket)
 {
 	const struct slot *slot = &slots[ticket % MAX_VCPUS];
@@ -55,7 +55,7 @@ static void wait_plain(u32 ticket)
 	}
 }
 
-/* The owner is preempted, or it still sleeps although its ticket was called. */
+/* The owner is preempted, or its ticket was called and it still sleeps. */
 static bool hopeless(void)
 {
 	return vcpu_is_preempted(load(&owner_cpu)) ||
@@ -73,7 +73,7 @@ static void wait_pv(u32 cpu, u32 ticket)
 		}
 		store(&me->called, 0);
 		exchange(&me->asleep, 1);
-		/* Called meanwhile? Then nobody wakes us. */
+		/* If our ticket was called meanwhile, nobody will wake us. */
 		if (load_acquire(&serving) != ticket) {
 			spin_end(cpu);
 			count_sleep(cpu);
@@ -114,7 +114,7 @@ void payload_unlock(u32 cpu)
 	struct slot *called = &slots[ticket % MAX_VCPUS];
 
 	(void)cpu;
-	/* Until it says otherwise itself, the next in turn is who waiters should watch. */
+	/* Waiters should watch the next in turn, until that VCPU has the lock itself. */
 	if (load(&next) != ticket)
 		store(&owner_cpu, load(&called->cpu));
 	exchange(&serving, ticket);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Linked into traced guests only: finds the rings that the host offers, and names the locks. */
+/* Finds the rings that the host offers, and names the locks. Only traced guests have it. */
 #include "guest.h"
 
 struct pvlock_trace_ring *trace_rings[MAX_VCPUS];

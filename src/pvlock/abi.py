@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The numbers of the PV-lock interface, PV time, SMCCC and PSCI (SPECIFICATION.md, section 1).
 
-Each constant has a row in that section's table, which names its source. The guest's and the BPF
-program's C headers restate these values on their own, so that one wrong number cannot make both
-sides agree.
+Each constant has a row in that section's table, which names its source. The C headers of the guest
+and of the BPF program repeat these values by hand, so that one wrong number cannot make both sides
+agree.
 """
 
 import enum
@@ -112,8 +112,11 @@ class Policy(enum.StrEnum):
 def affinity(vcpu: int) -> int:
     """Return Aff2:Aff1:Aff0 of VCPU number `vcpu`, as PSCI and the device tree name it.
 
-    KVM's numbering: Aff0 counts 0 to 15, then Aff1, then Aff2 (SPECIFICATION.md, clause 8.5).
-    Raises ValueError unless 0 <= vcpu < VCPU_LIMIT.
+    The numbering is KVM's: Aff0 counts from 0 to 15, then Aff1, then Aff2 (SPECIFICATION.md, clause
+    8.5). Raises ValueError unless 0 <= vcpu < VCPU_LIMIT.
+
+    >>> hex(affinity(17))
+    '0x101'
     """
     if not 0 <= vcpu < VCPU_LIMIT:
         raise ValueError(f"VCPU {vcpu} is not in 0..{VCPU_LIMIT - 1}")
@@ -129,6 +132,10 @@ def mpidr_el1(vcpu: int) -> int:
 
 
 def uid_words(uid: uuid.UUID = HYPERVISOR_UID) -> tuple[int, int, int, int]:
-    """Return `uid` as W0 to W3 of the call-UID function: byte 0 is the lowest of W0 (DEN0028)."""
+    """Return `uid` as W0 to W3 of the call-UID function: byte 0 is the lowest of W0 (DEN0028).
+
+    >>> [hex(word) for word in uid_words()]
+    ['0x14a49296', '0x464610c1', '0xff0e7d83', '0x77cd02aa']
+    """
     w0, w1, w2, w3 = struct.unpack("<4I", uid.bytes)
     return w0, w1, w2, w3

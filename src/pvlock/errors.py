@@ -5,6 +5,7 @@ PvlockError
 ├── ConfigError            an option or argument that makes no sense
 ├── ImageError             a file that is no guest, or does not fit
 ├── LogError               a console log that is no whole report of the conformance guest
+├── InputError             words that a script of typed input awaits did not come
 ├── MemoryAccessError      an access outside the memory slots of the guest
 ├── StateError             a call that the object's state does not allow
 ├── TraceError             a trace that cannot be read, or made sense of
@@ -20,7 +21,7 @@ PvlockError
 
 
 class PvlockError(Exception):
-    """Root of all errors below; its text is a line (GuestPanicked: several) to act on."""
+    """The root of all errors of pvlock. Its text is a line to act on."""
 
 
 class ConfigError(PvlockError):
@@ -35,8 +36,17 @@ class LogError(PvlockError):
     """A console log is not a whole and consistent report of the conformance guest."""
 
 
+class InputError(PvlockError):
+    """A guest did not go along with a script of typed input: `what`, and its `last_lines`."""
+
+    def __init__(self, what: str, last_lines: tuple[str, ...]) -> None:
+        words = "its last lines:" if last_lines else "it printed nothing"
+        super().__init__("\n  ".join((f"{what}; {words}", *last_lines)))
+        self.what, self.last_lines = what, last_lines
+
+
 class MemoryAccessError(PvlockError):
-    """An access that no memory slot holds as a whole: `address` and `size` in bytes, and `who`."""
+    """`who` made an access of `size` bytes at IPA `address`, which no memory slot holds whole."""
 
     def __init__(self, address: int, size: int, who: str) -> None:
         super().__init__(f"{who}: {size} bytes at IPA {address:#x} are not inside a memory slot")
@@ -44,7 +54,7 @@ class MemoryAccessError(PvlockError):
 
 
 class StateError(PvlockError):
-    """A call that needs another state: `actual` and `required` name both."""
+    """A call needs another state of `what`: the state is `actual`, and must be `required`."""
 
     def __init__(self, what: str, actual: str, required: str) -> None:
         super().__init__(f"{what}: the machine is {actual}, must be {required}")
@@ -76,7 +86,7 @@ class EngineUnavailable(EngineError):
 
 
 class WorkerDied(EngineError):
-    """A worker process ended by itself: `how` it ended, the `vcpu` it ran (if any) and its `pc`."""
+    """A worker process died: `how`, and the `vcpu` it ran, with its `pc` (None: it ran none)."""
 
     def __init__(self, how: str, vcpu: int | None, pc: int | None) -> None:
         where = "before it ran a VCPU" if vcpu is None else f"VCPU {vcpu} at PC {pc or 0:#x}"

@@ -10,7 +10,7 @@ from pvlock.errors import ConfigError
 from pvlock.memory_map import GICR_STRIDE
 
 with warnings.catch_warnings():
-    # From Python 3.12 on its escape sequences are warned of where it is compiled first.
+    # Python 3.12 and newer warn of this library's escape sequences when they compile it.
     warnings.simplefilter("ignore", SyntaxWarning)
     import fdt
 
@@ -28,7 +28,7 @@ Value = int | str | list[int] | list[str] | None
 
 @dataclass(frozen=True)
 class Board:
-    """What the device tree says: addresses are IPAs, addresses and sizes are in bytes.
+    """What the device tree says of the machine. Addresses are IPAs, and sizes are in bytes.
 
     The timers are interrupt IDs (PPIs are 16 to 31). `pvlock_base` is None when PV-lock is off,
     `trace_base` when the machine is not traced.
@@ -49,6 +49,7 @@ class Board:
     trace_base: int | None = None
     trace_size: int = 0
     bootargs: str = ""
+    rng_seed: tuple[int, ...] = ()
     initrd_start: int | None = None
     initrd_end: int | None = None
     timer_secure: int = 29
@@ -60,10 +61,15 @@ class Board:
 def build(board: Board) -> bytes:
     """Return the device tree blob of `board`; the caller places it 8-byte aligned.
 
-    Raises ConfigError for a board that no device tree can state.
+    Raises ConfigError for a board that no device tree can describe.
+
+    >>> ram, gic, uart = (0x4000_0000, 64 << 20), (0x800_0000, 0x1_0000), 0x900_0000
+    >>> blob = build(Board(1, *ram, *gic, 0x80a_0000, 0x2_0000, uart, bootargs="quiet"))
+    >>> blob[:4].hex(), int.from_bytes(blob[4:8], "big") == len(blob)
+    ('d00dfeed', True)
     """
     _check(board)
-    # Its own list of entries: the library's default is one list that all trees share.
+    # A list of entries for this tree alone: the library's default is one that all trees share.
     tree = fdt.FDT(entries=[])
     root = tree.root
     _set(root, "compatible", "linux,dummy-virt")
@@ -117,7 +123,7 @@ def _set(node: fdt.Node, name: str, value: Value = None) -> None:
 
 
 def _pairs(*values: int) -> list[int]:
-    """Return 64-bit values as the two cells each that #address-cells and #size-cells promise."""
+    """Return each 64-bit value as two cells, as #address-cells and #size-cells promise."""
     return [cell for value in values for cell in (value >> 32, value & 0xFFFF_FFFF)]
 
 
@@ -132,6 +138,8 @@ def _chosen(board: Board, uart: str) -> fdt.Node:
     node = _node("chosen", [("stdout-path", f"/{uart}")])
     if board.bootargs:
         _set(node, "bootargs", board.bootargs)
+    if board.rng_seed:
+        _set(node, "rng-seed", list(board.rng_seed))
     if board.initrd_start is not None and board.initrd_end is not None:
         _set(node, "linux,initrd-start", _pairs(board.initrd_start))
         _set(node, "linux,initrd-end", _pairs(board.initrd_end))
@@ -139,7 +147,7 @@ def _chosen(board: Board, uart: str) -> fdt.Node:
 
 
 def _cpus(vcpus: int) -> fdt.Node:
-    # One address cell: Aff3, which alone would need a second, is always zero.
+    # One address cell is enough: only Aff3 would need a second, and it is always zero.
     cpus = _node("cpus", [("#address-cells", 1), ("#size-cells", 0)])
     for vcpu in range(vcpus):
         reg = abi.affinity(vcpu)
@@ -149,7 +157,7 @@ def _cpus(vcpus: int) -> fdt.Node:
             ("reg", reg),
             ("enable-method", "psci"),
         ]
-        # Straight into the list: append() looks for a node of that name, quadratic in VCPUs.
+        # Not by append(): it looks for a node of the same name, which is quadratic in VCPUs.
         child = _node(f"cpu@{reg:x}", properties)
         child.set_parent(cpus)
         cpus.nodes.append(child)

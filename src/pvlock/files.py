@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Files: read when their bytes are wanted, written whole or not at all."""
+"""Files that are read when their bytes are wanted, and written whole or not at all."""
 
 import contextlib
 import errno
@@ -13,10 +13,10 @@ from pvlock.errors import ConfigError
 
 
 class FileBytes:
-    """The bytes of an open regular file. As with `bytes` there is a length, and there are slices.
+    """The bytes of an open regular file, with a length and slices as `bytes` has them.
 
-    Nothing is read before it is asked for, so that a large file can go to where it belongs without
-    a copy of it in between.
+    Nothing is read before it is asked for. So a large file can go straight to its place, without a
+    copy in between.
     """
 
     def __init__(self, file: BinaryIO, size: int) -> None:
@@ -35,7 +35,7 @@ class FileBytes:
         return os.pread(self._file.fileno(), max(stop - start, 0), start)
 
     def read_into(self, window: memoryview) -> None:
-        """Fill `window`, of as many bytes as the file. Raises OSError, also where it is shorter."""
+        """Fill `window` with the first bytes of the file. Raises OSError, also if there are few."""
         at = 0
         while at < len(window):
             count = os.preadv(self._file.fileno(), [window[at:]], at)
@@ -46,9 +46,9 @@ class FileBytes:
 
 @contextlib.contextmanager
 def contents(path: str | Path) -> Iterator[bytes | FileBytes]:
-    """Open a file to read from until the block ends; what is no regular file is read at once.
+    """Open a file to read from until the block ends. Raises OSError.
 
-    Raises OSError.
+    A file that is not a regular one, such as a pipe, is read at once.
     """
     with Path(path).open("rb", buffering=0) as file:
         status = os.fstat(file.fileno())
@@ -56,9 +56,9 @@ def contents(path: str | Path) -> Iterator[bytes | FileBytes]:
 
 
 def refuse_unwritable(path: Path, who: str, suffixes: Sequence[str] = ()) -> None:
-    """Refuse early what could not be written later, or has a name with none of `suffixes`.
+    """Refuse a file early if it could not be written later, or ends in none of `suffixes`.
 
-    Raises ConfigError, which begins with `who`.
+    Raises ConfigError, whose text begins with `who`.
     """
     if suffixes and path.suffix not in suffixes:
         raise ConfigError(f"{who}: the name must end in {' or '.join(suffixes)}")
@@ -73,10 +73,10 @@ def refuse_unwritable(path: Path, who: str, suffixes: Sequence[str] = ()) -> Non
 
 @contextlib.contextmanager
 def replacing(path: Path, who: str | None = None) -> Iterator[Path]:
-    """Give a file to write that becomes `path` when the block ends well.
+    """Give a file to write, which becomes `path` when the block ends without an exception.
 
-    What is there and no regular file, such as /dev/null, is written itself. Raises ConfigError,
-    which begins with `who` (default: `path`), for every OSError of the block too.
+    If `path` is there and not a regular file, such as /dev/null, it is written itself. Raises
+    ConfigError, whose text begins with `who` (default: `path`), also for an OSError of the block.
     """
     try:
         if _is_special(path):
@@ -99,7 +99,7 @@ def _is_special(path: Path) -> bool:
 
 def _beside(path: Path) -> Path:
     """Make an empty file in the folder of `path`, named after it."""
-    import tempfile  # a large library, which most runs do without
+    import tempfile  # a large library, which most runs do not need
 
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)

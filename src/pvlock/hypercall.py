@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """SMCCC dispatch: registers in, registers out, the same for every engine.
 
-PSCI is not here, because it starts and stops VCPUs: the engine answers it before it asks us.
+PSCI is not here, because it starts and stops VCPUs. The engine answers PSCI calls itself.
 """
 
 from collections.abc import Sequence
@@ -29,6 +29,13 @@ class Hypercalls:
         The function ID is W0 and the first argument W1 (clause 3.2). X4 to X17 are neither seen
         nor returned: they cannot change (clause 3.3). An ID nobody knows answers NOT_SUPPORTED
         (clause 3.9); nothing is raised, whatever the registers hold.
+
+        >>> from pvlock.memory import GuestMemory
+        >>> calls = Hypercalls(PvLockRegion(GuestMemory()))
+        >>> [hex(x) for x in calls.call(0, (abi.SMCCC_VERSION, 7, 8, 9))]
+        ['0x10001', '0x7', '0x8', '0x9']
+        >>> calls.call(0, (abi.PV_LOCK_PREEMPTED, 0, 0, 0))[0] - 2**64  # VCPU 0 has no structure
+        -1
         """
         x0, x1, x2, x3 = registers
         function, argument = x0 & _U32, x1 & _U32
@@ -74,6 +81,6 @@ def _structure(region: StructureRegion, vcpu: int) -> int:
     ipa = region.ipa(vcpu)
     if ipa is None:
         return abi.NOT_SUPPORTED
-    # The caller is on a CPU, so zero is the truth; what an earlier owner left is not (clause 3.8).
+    # The caller is on a CPU, so 0 is its flag; an earlier owner may have left 1 (clause 3.8).
     region.zero(vcpu)
     return ipa

@@ -1,21 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The machine that people script: memory, VCPUs, a console, and a guest in it.
-
-with Machine(vcpus=2, pcpus=1) as machine:
-    machine.load("guest.elf")
-    machine.run(1_000_000)
-    print(machine.console.text, machine.vcpus[0].get("pc"))
-"""
+"""The machine that people script: memory, VCPUs, a console, and a guest in it."""
 
 import functools
 import mmap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pvlock import attribute, engines, fdt, image, memory_map, pl011
-from pvlock.abi import Policy
 from pvlock.engines.contract import (
     EngineConfig,
     Interrupting,
@@ -36,6 +29,7 @@ from pvlock.errors import (
     StateError,
 )
 from pvlock.extras import load_extra
+from pvlock.host import LONGEST_NS
 from pvlock.hypercall import Hypercalls
 from pvlock.memory import GuestMemory, MemorySlot, anonymous_slot
 from pvlock.pl011 import Console
@@ -47,8 +41,8 @@ if TYPE_CHECKING:
 
 _DTB_ROOM = 2 << 20
 _MAX_BOOTARGS = 4096
-LONGEST_RUN_NS = 1 << 60
-"""The most that run() takes."""
+_RNG_SEED_BYTES = 64
+"""What Linux's random numbers begin with: they would else be ready after a second, and slow."""
 _TRACE_STEP_NS = 250_000
 """How often the rings are emptied: a VCPU that records an event every 30 ns fills its own."""
 _LATE_NS = 1_000_000_000
@@ -56,7 +50,14 @@ _LATE_NS = 1_000_000_000
 
 
 class Vcpu:
-    """One VCPU: its registers, its PV-lock structure, and the attribute that places it."""
+    """One VCPU: its registers, its PV-lock structure, and the attribute that places it.
+
+    >>> with Machine(vcpus=2, pcpus=1, engine="emulator") as machine:
+    ...     vcpu = machine.vcpus[1]
+    ...     vcpu.set("x5", 7)
+    ...     vcpu.get("x5"), vcpu.preempted  # a VCPU that is off cannot run
+    (7, 1)
+    """
 
     def __init__(self, machine: "Machine", index: int) -> None:
         self.index = index
@@ -100,9 +101,19 @@ class Vcpu:
 
 
 class Machine:
-    """A virtual arm64 machine. Its attributes:
+    """A virtual arm64 machine.
 
-    `vcpus`, `memory` (the slots), `console`, `pvlock` (the structures), `engine`.
+    Its attributes are `vcpus`, `memory` (the slots), `console`, `pvlock` (the structures) and
+    `engine`.
+
+    >>> from pvlock import workload
+    >>> arguments = "duration=1000000 cs=2000 think=8000"
+    >>> with Machine(vcpus=2, pcpus=1, engine="emulator", bootargs=arguments) as machine:
+    ...     loaded = machine.load(workload.image_of("mutex"))
+    ...     event = machine.run(until_ns=50_000_000)
+    ...     switches = machine.usage().switches
+    >>> str(event), machine.console.text.splitlines()[0], switches > 0
+    ('off', 'workload mutex', True)
     """
 
     def __init__(
@@ -113,49 +124,38 @@ class Machine:
         engine: str = "auto",
         pvlock: bool = True,
         place: bool = True,
-        policy: Policy = Policy.SCHEDULED_OUT,
         ram_size: int = memory_map.RAM_SIZE,
-        slice_ns: int = 3_000_000,
-        quantum_ns: int = 1_000,
-        seed: int = 1,
         bootargs: str = "",
         script: Sequence[Placement] | None = None,
         record: bool = False,
         trace: bool = False,
-        trap_wfe: bool = True,
-        exit_ns: int = 1_000,
-        switch_ns: int = 3_000,
         output: Callable[[bytes], None] | None = None,
+        **host: Any,
     ) -> None:
         """Create a machine with `vcpus` VCPUs on `pcpus` CPUs (default: as many as VCPUs).
 
         `pvlock` offers the interface; `place` gives every VCPU its structure, as a VMM would, else
-        that is left to Vcpu.set_attr. Times are ns of guest time. `script` fixes every switch,
-        `record` keeps them for `switches()`, `trace` for `events()` instead, and offers the guest
-        the rings in which it records its locks. `trap_wfe` is KVM's wfe_trap_policy: a WFE gives
-        the CPU away while others wait for one. `exit_ns` and `switch_ns` are what leaving the guest
-        and a switch cost. `output` gets console bytes as they come.
+        that is left to Vcpu.set_attr. `script` fixes every switch, `record` keeps them for
+        `switches()`, `trace` for `events()` instead, and offers the guest the rings in which it
+        records its locks. `output` gets console bytes as they come. The fields of host.Host are
+        keywords too: `policy`, `slice_ns`, `quantum_ns`, `seed`, `trap_wfe`, `exit_ns` and
+        `switch_ns`.
         Raises ConfigError for what makes no sense, EngineError when the engine cannot.
         """
         pcpus = vcpus if pcpus is None else pcpus
-        _check("vcpus", vcpus, 1, memory_map.MAX_VCPUS)
-        _check("pcpus", pcpus, 1, memory_map.MAX_VCPUS)
         _check("ram_size", ram_size, 2 * _DTB_ROOM, memory_map.RAM_LIMIT)
-        _check("slice_ns", slice_ns, 1_000, LONGEST_RUN_NS)
-        _check("quantum_ns", quantum_ns, 10, 1_000_000)
-        _check("exit_ns", exit_ns, 100, 1_000_000)
-        _check("switch_ns", switch_ns, 0, 1_000_000)
         if ram_size % memory_map.RAM_GRANULE:
             raise ConfigError(f"ram_size: {ram_size} is not a multiple of 2 MiB")
         if len(bootargs) > _MAX_BOOTARGS or not bootargs.isascii() or "\0" in bootargs:
             raise ConfigError(f"bootargs: must be ASCII, at most {_MAX_BOOTARGS} characters")
-        if policy not in tuple(Policy):
-            raise ConfigError(f"policy: {policy!r} is none of {', '.join(Policy)}")
         config = EngineConfig(
-            vcpus, pcpus, Policy(policy), slice_ns, quantum_ns, seed,
-            None if script is None else tuple(script), record or trace, trap_wfe,
-            (memory_map.UART_BASE + pl011.DR,), exit_ns, switch_ns,
-        )  # fmt: skip
+            vcpus=vcpus,
+            pcpus=pcpus,
+            script=None if script is None else tuple(script),
+            record=record or trace,
+            coalesced=(memory_map.UART_BASE + pl011.DR,),
+            **host,
+        )
         _check_script(config)
         recorder = _recorder_class() if trace else None
         open_engine = engines.opener(engine)
@@ -183,7 +183,7 @@ class Machine:
         except BaseException as error:
             self.memory.close()
             if isinstance(error, EngineError):
-                engines.explain(engine)
+                engines.require(engine)
             raise
         if isinstance(self.engine, Interrupting):
             self.console.line = functools.partial(self.engine.set_line, memory_map.UART_INTERRUPT)
@@ -218,6 +218,8 @@ class Machine:
                 return self.load(opened, initrd)
         if isinstance(guest, bytes):
             guest = image.parse(guest, "guest")
+        if guest.page_size is not None:
+            image.check_granule(guest, self.vcpus[0].get("id_aa64mmfr0_el1"))
         loaded = image.load(guest, self.memory, memory_map.RAM_BASE)
         dtb = self._ram.end - _DTB_ROOM
         if loaded.end > dtb:
@@ -226,7 +228,7 @@ class Machine:
         if initrd:
             disk = dtb - len(initrd) & -mmap.PAGESIZE, len(initrd)
             if disk[0] < loaded.end:
-                raise ImageError(f"{guest.name}: leaves no room for an initrd of {disk[1]} bytes")
+                raise ImageError(self._no_room(len(initrd), loaded))
             self.memory.write(disk[0], initrd, "initrd")
         self.memory.write(dtb, self._device_tree(disk), "device tree")
         self._loaded = True
@@ -239,7 +241,7 @@ class Machine:
         `until_ns` is guest time since the machine was created, so calls with growing times go on.
         Raises GuestFault, GuestStalled or WorkerDied.
         """
-        _check("until_ns", until_ns, 0, LONGEST_RUN_NS)
+        _check("until_ns", until_ns, 0, LONGEST_NS)
         if self._recorder is None or isinstance(self.engine, Live):
             return self.engine.run(self, until_ns)
         step = max(self.engine.step_ns, _TRACE_STEP_NS)
@@ -325,6 +327,14 @@ class Machine:
         assert ipa is not None
         self.engine.publish_at(vcpu, ipa)
 
+    def _no_room(self, initrd: int, loaded: image.Loaded) -> str:
+        kernel = loaded.end - self._ram.base
+        needed = -(-(kernel + initrd + mmap.PAGESIZE + _DTB_ROOM) >> 20)
+        return (
+            f"an initrd of {_mib(initrd)} does not fit into RAM of {_mib(self._ram.size)} "
+            f"beside a kernel of {_mib(kernel)}: give it {needed + needed % 2} MiB (--memory)"
+        )
+
     def _place_structures(self, pvlock: bool) -> None:
         count = len(self.vcpus)
         for index, ipa in enumerate(layout(memory_map.STOLEN_TIME_BASE, count)):
@@ -358,6 +368,7 @@ class Machine:
                 trace_base=self._trace.base if self._recorder else None,
                 trace_size=self._trace.size if self._recorder else 0,
                 bootargs=self._bootargs,
+                rng_seed=_words(self.engine.entropy(_RNG_SEED_BYTES)),
                 initrd_start=None if initrd is None else initrd[0],
                 initrd_end=None if initrd is None else sum(initrd),
                 timer_virtual=memory_map.VIRTUAL_TIMER_PPI,
@@ -377,6 +388,15 @@ def _recorder_class() -> "type[Recorder]":
 def _check(name: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         raise ConfigError(f"{name}: {value} is not between {low} and {high}")
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):.1f} MiB"
+
+
+def _words(data: bytes) -> tuple[int, ...]:
+    """Return `data` as the cells of a device tree."""
+    return tuple(int.from_bytes(data[at : at + 4], "big") for at in range(0, len(data), 4))
 
 
 def _check_script(config: EngineConfig) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Guest memory: slots in IPA space, and one bounds check that every host access passes.
 
-Addresses come from guests and files, so any integer is a legal argument: negative, beyond 2**64,
-or so that address plus size wraps around. What is not wholly inside one slot raises
-MemoryAccessError and touches nothing.
+Addresses come from guests and files, so any integer is a legal argument, even a negative one, one
+beyond 2**64, or one that wraps around with the size added. An access that is not wholly inside one
+slot raises MemoryAccessError and changes nothing.
 """
 
 import contextlib
@@ -45,8 +45,8 @@ class MemorySlot:
     def close(self) -> None:
         """Let go of the memory and close `fd`; a second call does nothing.
 
-        The memory goes when nobody views it any longer: an exception that was raised while somebody
-        read it may do so still, and must not give way to another about that.
+        The memory is freed when nobody views it any longer. The traceback of an exception may still
+        view it, and an error about that must not replace the exception. So none is raised.
         """
         self.buffer = memoryview(b"")
         self._whole = self._mapping = None
@@ -58,8 +58,8 @@ class MemorySlot:
 def anonymous_slot(base: int, size: int, name: str, readonly: bool = False) -> MemorySlot:
     """Return a slot of `size` zero bytes at IPA `base`, in shared memory that has a descriptor.
 
-    The caller closes it, or the GuestMemory it is added to. Raises ConfigError for a size below 1,
-    or more than the host has.
+    The caller closes the slot, or the GuestMemory to which it is added does. Raises ConfigError for
+    a size below 1, or one that the host cannot give.
     """
     if size < 1:
         raise ConfigError(f"memory slot {name}: its size of {size} bytes is below 1")
@@ -76,9 +76,9 @@ def anonymous_slot(base: int, size: int, name: str, readonly: bool = False) -> M
 def private_slot(base: int, size: int, name: str) -> MemorySlot:
     """Return a slot of `size` zero bytes at IPA `base`, in huge pages where the host has some.
 
-    Nobody else can map it. It lies in our memory as it does in the guest's, so that a huge page of
-    one is one of the other. The caller closes it. Raises ConfigError for a size below 1, or more
-    than the host has.
+    No other process can map the slot. Its address in this process and its IPA are equal modulo
+    the size of a huge page, so that huge pages of the host can be huge pages of the guest. The slot
+    is closed as one of anonymous_slot(), and ConfigError is raised as there.
     """
     if size < 1:
         raise ConfigError(f"memory slot {name}: its size of {size} bytes is below 1")
@@ -87,7 +87,7 @@ def private_slot(base: int, size: int, name: str) -> MemorySlot:
     except OSError as error:
         raise ConfigError(f"memory slot {name}: {size} bytes: {error.strerror}") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them
+        with contextlib.suppress(OSError):  # the kernel may have no huge pages
             mapping.madvise(mmap.MADV_HUGEPAGE)
     whole = memoryview(mapping)
     start = (base - ctypes.addressof(ctypes.c_char.from_buffer(mapping))) % _HUGE_PAGE
@@ -97,7 +97,7 @@ def private_slot(base: int, size: int, name: str) -> MemorySlot:
 def _shared_memory(name: str) -> int:
     if hasattr(os, "memfd_create"):
         return os.memfd_create(f"pvlock-{name}")
-    import tempfile  # a large library, which Linux does without
+    import tempfile  # a large library, which is not needed on Linux
 
     fd, path = tempfile.mkstemp(prefix="pvlock-")
     os.unlink(path)  # noqa: PTH108 - a descriptor, not a path, is what lives on
@@ -105,10 +105,10 @@ def _shared_memory(name: str) -> int:
 
 
 def fence() -> None:
-    """Keep the loads and stores before this call apart from those after it.
+    """Complete all loads and stores before this call, before any after it begins.
 
-    For memory that others write meanwhile. A release and an acquire after it do so on arm64; one
-    section alone does not.
+    It is for memory that others write at the same time. On arm64 a release of a lock, followed by
+    an acquire, keeps them apart; a single critical section would not.
     """
     for _ in range(2):
         with threading.Lock():
@@ -116,7 +116,17 @@ def fence() -> None:
 
 
 class GuestMemory:
-    """The memory slots of one VM: page aligned, none overlapping another."""
+    """The memory slots of one VM: page aligned, none overlapping another.
+
+    >>> memory = GuestMemory()
+    >>> memory.add(anonymous_slot(0x4000_0000, 0x1000, "ram"))
+    >>> memory.write_u64(0x4000_0008, 5, "example")
+    >>> memory.read(0x4000_0000, 16, "example").hex()
+    '00000000000000000500000000000000'
+    >>> memory.contains(0x4000_0ff8, 16)
+    False
+    >>> memory.close()
+    """
 
     def __init__(self, page_size: int = 4096) -> None:
         """Slots start and end on multiples of `page_size` bytes, a power of two."""
@@ -145,7 +155,7 @@ class GuestMemory:
         self.slots.append(slot)
 
     def slot_of(self, ipa: int, size: int) -> MemorySlot | None:
-        """Return the slot that holds all `size` bytes at `ipa`, or None; no bytes are in no slot.
+        """Return the slot that holds all `size` bytes at `ipa`, or None; None for a size below 1.
 
         Adjacent slots do not join (SPECIFICATION.md, clause 5.7).
         """
@@ -160,7 +170,7 @@ class GuestMemory:
     def view(self, ipa: int, size: int, who: str) -> memoryview:
         """Return a writable window on `size` bytes at `ipa`; release it before closing the slot.
 
-        `who` names the caller in the MemoryAccessError that a bad range raises. All accesses pass
+        A bad range raises MemoryAccessError, in which `who` names the caller. All accesses pass
         through here.
         """
         slot = self.slot_of(ipa, size)

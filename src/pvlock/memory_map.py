@@ -26,4 +26,4 @@ VIRTUAL_TIMER_PPI: Final = 27
 PHYSICAL_TIMER_PPI: Final = 30
 
 MAX_VCPUS: Final = 512
-"""As KVM/arm64 with a GICv3."""
+"""The limit of KVM/arm64 with a GICv3."""

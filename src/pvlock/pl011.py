@@ -22,18 +22,24 @@ _TIMEOUT: Final = 1 << 6
 _WORD: Final = 0xFFFF_FFFF
 _PAGE: Final = 0x1000
 _MANY_LOOKS: Final = 16
-"""Reads of FR in a row that are worth a page which the guest reads by itself."""
+"""After so many reads of FR in a row, the guest gets a page that it can read without an exit."""
 
 
 class Console:
-    """A PL011: `output` gets each byte that the guest sends, receive() gives it bytes.
+    """A PL011. `output` gets each byte that the guest sends; receive() gives the guest bytes.
 
-    `text` is all that it sent, at most `limit` bytes. `line` is told when the interrupt line goes
-    up or down. The transmit FIFO is always empty, so its interrupt is raised whenever it is not
-    masked; no guest has to wait for it.
+    `text` is what the guest sent, at most `limit` bytes of it. `line` is called when the interrupt
+    line goes up or down. The transmit FIFO is always empty, so the guest never waits for it, and
+    its interrupt is raised whenever it is not masked.
 
-    `show` gets all registers as a page, once the guest looks again and again whether it may send,
-    and None as soon as a read would have an effect or another answer.
+    `show` is called with all registers as a page, when the guest looks again and again whether it
+    may send; and with None, as soon as a read of the page would be wrong or have an effect.
+
+    >>> console = Console()
+    >>> for byte in b"ok":
+    ...     console.write(DR, 4, byte)
+    >>> console.text
+    'ok'
     """
 
     def __init__(
@@ -54,7 +60,7 @@ class Console:
         self._level = False
         self._looks = 0
         self._shown = False
-        # Whoever types does so in a thread of his own.
+        # receive() is called in another thread than read() and write().
         self._lock = threading.Lock()
 
     @property
@@ -63,7 +69,7 @@ class Console:
         return self._sent.decode("utf-8", "replace")
 
     def receive(self, data: bytes) -> int:
-        """Give the guest `data`, as if it had been typed; return how much it has yet to read."""
+        """Give the guest `data`, as if it had been typed; return how many bytes are unread."""
         with self._lock:
             if data:
                 self._received.extend(data)
@@ -123,7 +129,7 @@ class Console:
             self.show(None)
 
     def _raised(self) -> int:
-        # What is received stays raised until it is read, so ICR has nothing to clear.
+        # A received byte keeps its interrupts raised until it is read: ICR has nothing to clear.
         return _SENT | (_RECEIVED | _TIMEOUT if self._received else 0)
 
     def _update(self) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the structures of one VM live: one of 64 bytes per VCPU, for PV-lock and for PV time.
+"""The structures of one VM: for PV-lock and for PV time, one of 64 bytes for each VCPU.
 
-Publishing is the engine's; these classes know the addresses and the layout of a structure.
+These classes know the address and the layout of each structure. The engine publishes in them.
 """
 
 import errno
@@ -16,6 +16,9 @@ def layout(base: int, vcpus: int) -> list[int]:
     """Return the IPA of each VCPU's structure in a region at `base` (SPECIFICATION.md, clause 2.5).
 
     Raises ConfigError when `base` is not 64-byte aligned.
+
+    >>> [hex(ipa) for ipa in layout(0x3000_0000, 3)]
+    ['0x30000000', '0x30000040', '0x30000080']
     """
     if base % abi.STRUCTURE_ALIGNMENT:
         raise ConfigError(f"region base {base:#x} is not {abi.STRUCTURE_ALIGNMENT}-byte aligned")
@@ -25,7 +28,10 @@ def layout(base: int, vcpus: int) -> list[int]:
 def region_size(vcpus: int, page_size: int = mmap.PAGESIZE) -> int:
     """Return the bytes that `vcpus` structures take, rounded up to pages of the host.
 
-    SPECIFICATION.md, clause 7.2: a whole page, because protection works on pages.
+    Only whole pages can be protected (SPECIFICATION.md, clause 7.2).
+
+    >>> region_size(65, page_size=4096)
+    8192
     """
     return -(-vcpus * abi.STRUCTURE_STRIDE // page_size) * page_size
 
@@ -36,7 +42,7 @@ class StructureRegion:
     _what = "structure"
 
     def __init__(self, memory: GuestMemory, enabled: bool = True) -> None:
-        """Without `enabled` the VM has no such interface: each guest call answers NOT_SUPPORTED."""
+        """Without `enabled` the VM has no such interface: a guest's calls get NOT_SUPPORTED."""
         self.memory = memory
         self.enabled = enabled
         self.addresses: dict[int, int] = {}
@@ -44,8 +50,9 @@ class StructureRegion:
     def set_address(self, vcpu: int, ipa: int) -> int:
         """Place the structure of `vcpu` at `ipa`; return 0 or, changing nothing, a negative errno.
 
-        In this order: -EINVAL not 64-byte aligned; -EEXIST this VCPU has an address, or another
-        VCPU has this one; -EINVAL not wholly in a memory slot (clauses 5.5 to 5.8).
+        It checks in this order (clauses 5.5 to 5.8): -EINVAL if `ipa` is not 64-byte aligned;
+        -EEXIST if this VCPU has an address, or another VCPU has this one; -EINVAL if the structure
+        would not be wholly in a memory slot.
         """
         if ipa % abi.STRUCTURE_ALIGNMENT:
             return -errno.EINVAL
@@ -57,7 +64,7 @@ class StructureRegion:
         return 0
 
     def forget_address(self, vcpu: int) -> None:
-        """Take the address of `vcpu` back: whoever keeps its structure current could not."""
+        """Take the address of `vcpu` back, because the engine cannot keep a structure there."""
         self.addresses.pop(vcpu, None)
 
     def ipa(self, vcpu: int) -> int | None:
@@ -75,18 +82,24 @@ class StructureRegion:
 
 
 class PvLockRegion(StructureRegion):
-    """The PV-lock structures: a u64 `preempted` at offset 0 (SPECIFICATION.md, section 2)."""
+    """The PV-lock structures: a u64 `preempted` at offset 0 (SPECIFICATION.md, section 2).
+
+    >>> from pvlock.memory import anonymous_slot
+    >>> memory = GuestMemory()
+    >>> memory.add(anonymous_slot(0x3000_0000, 0x1000, "pvlock", readonly=True))
+    >>> region = PvLockRegion(memory)
+    >>> region.set_address(0, 0x3000_0000), region.set_address(1, 0x3000_0020)  # -EINVAL
+    (0, -22)
+    >>> region.read(0)
+    0
+    >>> memory.close()
+    """
 
     _what = "PV-lock structure"
 
     def read(self, vcpu: int) -> int:
         """Return the field `preempted` of `vcpu`. Raises ConfigError if it has no structure."""
         return self.memory.read_u64(self._address(vcpu) + abi.PREEMPTED_OFFSET, self._what)
-
-    def publish(self, vcpu: int, preempted: bool) -> None:
-        """Write `preempted` of `vcpu` as 0 or 1 (clause 6.1). Raises ConfigError as `read`."""
-        ipa = self._address(vcpu) + abi.PREEMPTED_OFFSET
-        self.memory.write_u64(ipa, int(preempted), self._what)
 
 
 class StolenTimeRegion(StructureRegion):
@@ -97,8 +110,3 @@ class StolenTimeRegion(StructureRegion):
     def read(self, vcpu: int) -> int:
         """Return the stolen time of `vcpu` in ns. Raises ConfigError if it has no structure."""
         return self.memory.read_u64(self._address(vcpu) + abi.STOLEN_TIME_OFFSET, self._what)
-
-    def publish(self, vcpu: int, stolen_ns: int) -> None:
-        """Write the stolen time of `vcpu`, in ns. Raises ConfigError as `read`."""
-        ipa = self._address(vcpu) + abi.STOLEN_TIME_OFFSET
-        self.memory.write_u64(ipa, stolen_ns, self._what)

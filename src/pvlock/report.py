@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pvlock.engines.contract import VIRTUAL_TIME
-from pvlock.workload import RUNS, Comparison, Result, Settings
+from pvlock.host import without_simulated
+from pvlock.workload import RUNS, Comparison, Result
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,7 +16,11 @@ _NOISE = 0.005
 
 
 def time(ns: float) -> str:
-    """Return a time in ns with the unit that suits it."""
+    """Return a time in ns with the unit that suits it.
+
+    >>> time(12_345)
+    '12.3 µs'
+    """
     # Round first: 999.9 ns is a microsecond.
     ns = float(f"{ns:.3g}")
     for limit, unit, scale in ((1e3, "ns", 1), (1e6, "µs", 1e3), (1e9, "ms", 1e6)):
@@ -27,7 +31,7 @@ def time(ns: float) -> str:
 
 def table(comparison: Comparison) -> "Table":
     """Return the finished runs side by side."""
-    # A large library, which files of guests do without.
+    # The library is large, and runs of guest files do not need it.
     from rich.table import Table
 
     shown = Table(box=None, pad_edge=False)
@@ -73,25 +77,17 @@ def sentence(comparison: Comparison) -> str:
 
 
 def as_dict(comparison: Comparison, engine: str) -> dict[str, Any]:
-    """Return everything that was measured; same settings and seed, same content."""
+    """Return everything that was measured; equal settings (and seeds) give equal content."""
     return {
-        **settings_of(comparison.settings, engine),
+        **without_simulated(comparison.settings.facts() | {"engine": engine}, engine),
         "interrupted": comparison.interrupted,
         "runs": {name: _run(comparison.runs[name]) for name in RUNS if name in comparison.runs},
         "summary": sentence(comparison),
     }
 
 
-def settings_of(settings: Settings, engine: str) -> dict[str, Any]:
-    """Return the settings that hold on `engine`: a real host has slices and costs of its own."""
-    facts = asdict(settings) | {"engine": engine}
-    if engine == "kvm":
-        facts = {name: value for name, value in facts.items() if name not in VIRTUAL_TIME}
-    return facts
-
-
 def to_json(value: dict[str, Any]) -> str:
-    """Return JSON text, the keys in their order, ending in a newline."""
+    """Return JSON text that ends in a newline, with the keys in their order."""
     return json.dumps(value, indent=2) + "\n"
 
 

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Bundled workloads: what runs them, and what their console says of the run.
+"""Bundled workloads: run() runs them, and read() reads what they print.
 
-A workload guest (guest/harness/workload.c) prints a fact a line; read() takes that apart.
+A workload guest (guest/harness/workload.c) prints one fact on each line.
 """
 
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pvlock import engines
-from pvlock.abi import Policy
 from pvlock.engines.contract import Usage
 from pvlock.errors import ConfigError, EngineError
+from pvlock.host import Host, time
 from pvlock.machine import Machine
 
 if TYPE_CHECKING:
@@ -22,40 +22,52 @@ if TYPE_CHECKING:
 _FOLDER = Path(__file__).with_name("guests")
 _STEPS = 100
 _NEARLY = 0.99
-"""The share shown while the guest still writes its report: until that is read, it can be lost."""
+"""The share shown while the guest writes its report: the run can fail until the report is read."""
 RUNS = ("without", "with", "baseline")
-"""Without PV-lock, with it, and with it where there are as many CPUs as VCPUs."""
+"""The three runs: without PV-lock, with PV-lock, and with PV-lock and no more VCPUs than CPUs."""
 
 _TRACED = ".traced"
 _PRESENCE = {"present": True, "absent": False}
 
 Progress = Callable[[str, float], None]
-"""Called with the name of a run and how much of it is over: 1 when its result is certain."""
+"""Called with the name of a run, and with the share that is done: 1 when its result is certain."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """A workload and its machine; times in ns of guest time."""
+class Settings(Host):
+    """A bundled workload and the host that it runs on; times in ns of guest time.
+
+    >>> Settings("rwsem", vcpus=4, cs_ns=5_000).slice_ns
+    3000000
+    """
 
     guest: str = "mutex"
-    vcpus: int = 8
-    pcpus: int = 4
-    duration_ns: int = 100_000_000
-    slice_ns: int = 3_000_000
-    quantum_ns: int = 1_000
-    policy: Policy = Policy.SCHEDULED_OUT
+    _: KW_ONLY
     engine: str = "auto"
-    cs_ns: int = 2_000
-    think_ns: int = 8_000
-    seed: int = 1
-    trap_wfe: bool = True
-    exit_ns: int = 1_000
-    switch_ns: int = 3_000
+    duration_ns: int = field(
+        default=100_000_000, metadata=time("duration", "Guest time of a run.", 1_000)
+    )
+    cs_ns: int = field(default=2_000, metadata=time("cs", "Time in the critical section."))
+    think_ns: int = field(
+        default=8_000, metadata=time("think", "Mean time between two critical sections.")
+    )
+
+    def facts(self) -> dict[str, Any]:
+        """Return all fields by name, those of _FIRST first."""
+        facts = asdict(self)
+        return {name: facts[name] for name in dict.fromkeys((*_FIRST, *facts))}
+
+
+_FIRST = (
+    *("guest", "vcpus", "pcpus", "duration_ns", "slice_ns", "quantum_ns", "policy"),
+    *("engine", "cs_ns", "think_ns"),
+)
+"""The order in which files have always had the settings; fields not named here come after."""
 
 
 @dataclass(frozen=True)
 class VcpuCounts:
-    """What one VCPU counted; times in ns, `spin` without the time it was off its CPU."""
+    """What one VCPU counted. Times are in ns; `spin` leaves out the time off its CPU."""
 
     acquisitions: int
     wait: int
@@ -66,7 +78,7 @@ class VcpuCounts:
 
 @dataclass(frozen=True)
 class Report:
-    """What a workload guest printed; `waits` counts wait times, by the start of their bucket."""
+    """What a workload guest printed. `waits` has, by the least wait of a bucket in ns, a count."""
 
     pvlock: bool
     stolen_time: bool
@@ -75,7 +87,11 @@ class Report:
     waits: dict[int, int]
 
     def wait_percentile(self, percent: float) -> int:
-        """Return the wait in ns that `percent` of all acquisitions did not exceed, to 3 %."""
+        """Return the wait in ns that `percent` of all acquisitions did not exceed, exact to 3 %.
+
+        >>> Report(True, True, 1_000, (), {32: 98, 64: 2}).wait_percentile(99)
+        64
+        """
         wanted, seen = percent / 100 * sum(self.waits.values()), 0
         for start, count in sorted(self.waits.items()):
             seen += count
@@ -125,7 +141,7 @@ class Result:
 
 @dataclass
 class Comparison:
-    """The runs that finished, by name (RUNS); all of them unless `interrupted`."""
+    """The runs that finished, by name (RUNS): all three, unless `interrupted`."""
 
     settings: Settings
     runs: dict[str, Result] = field(default_factory=dict)
@@ -139,9 +155,9 @@ def names() -> list[str]:
 
 
 def image_of(name: str, trace: bool = False) -> bytes:
-    """Return the ELF file of a bundled workload, or that of the one that records its locks.
+    """Return the ELF file of a bundled workload; with `trace`, of the one that records its locks.
 
-    Raises ConfigError for a name there is not.
+    Raises ConfigError if there is no workload of that name.
     """
     if name not in names():
         raise ConfigError(f"no bundled guest is called {name!r}; there are: {', '.join(names())}")
@@ -163,27 +179,20 @@ def run(
     cancelled: Callable[[], bool] = lambda: False,
     trace: bool = False,
 ) -> Result | None:
-    """Run the workload as `name` says; None when `cancelled`.
+    """Run the workload as `name` (one of RUNS) says; return None when `cancelled`.
 
-    With `trace` it is the guest that records its locks, and the result has all events.
-    Raises EngineError when the machine, or the guest in it, fails.
+    With `trace` the guest records its locks, and the result has all events. Raises EngineError
+    when the machine, or the guest in it, fails.
+
+    >>> result = run("with", Settings(engine="emulator", duration_ns=1_000_000))
+    >>> result.vcpus, result.pcpus, result.acquisitions > 100
+    (8, 4, True)
     """
     vcpus, pvlock = machine_of(name, settings)
     bootargs = f"duration={settings.duration_ns} cs={settings.cs_ns} think={settings.think_ns}"
+    host = settings.keywords() | {"vcpus": vcpus}
     with Machine(
-        vcpus,
-        settings.pcpus,
-        engine=settings.engine,
-        pvlock=pvlock,
-        policy=settings.policy,
-        slice_ns=settings.slice_ns,
-        quantum_ns=settings.quantum_ns,
-        seed=settings.seed,
-        trap_wfe=settings.trap_wfe,
-        exit_ns=settings.exit_ns,
-        switch_ns=settings.switch_ns,
-        bootargs=bootargs,
-        trace=trace,
+        engine=settings.engine, pvlock=pvlock, bootargs=bootargs, trace=trace, **host
     ) as machine:
         machine.load(image_of(settings.guest, trace))
         # Starting takes time too, and each VCPU ends its last turn when it next gets a CPU.
@@ -202,7 +211,7 @@ def run(
         report = read(machine.console.text)
         if len(report.vcpus) != vcpus or report.pvlock != pvlock:
             raise EngineError(f"{settings.guest} ({name}): its report is of another machine")
-        facts = asdict(settings) | {"run": name, "pvlock": pvlock, "engine": machine.engine.name}
+        facts = settings.facts() | {"run": name, "pvlock": pvlock, "engine": machine.engine.name}
         events = machine.events(**facts) if trace else None
         progress(name, 1.0)
         return Result(vcpus, settings.pcpus, report, machine.usage(), events)
@@ -215,10 +224,11 @@ def compare(
 ) -> Comparison:
     """Run the workload without PV-lock, with it, and not overcommitted; `trace` as for run().
 
-    Emulated machines run two at a time, those that share a real host one after the other. Ctrl-C
-    ends it with the runs that have finished. Raises the first EngineError of a run.
+    Emulated machines run two at a time. On KVM, where they would share a real host, they run one
+    after the other. After Ctrl-C the result has the runs that have finished. Raises the first
+    EngineError of a run.
     """
-    from concurrent.futures import ThreadPoolExecutor  # large, and no guest file needs it
+    from concurrent.futures import ThreadPoolExecutor  # a large library; no guest file needs it
 
     comparison = Comparison(settings)
     stop = threading.Event()
@@ -245,7 +255,7 @@ def compare(
 
 
 def read(text: str) -> Report:
-    """Take a workload guest's console apart. Raises EngineError where it is not complete."""
+    """Read what a workload guest printed. Raises EngineError if its report is not complete."""
     words = [line.split() for line in text.splitlines()]
     facts = {line[0]: line[1] for line in words if len(line) == 2}
     counts = [line[1:] for line in words if line[:1] == ["vcpu"]]

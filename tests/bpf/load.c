@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What the threads of tests/test_publisher.py do while Python's lock is not theirs. */
+/* What the threads of tests/kvm_parts/test_publisher.py do while Python's lock is not theirs. */
 #define _GNU_SOURCE
 #include <linux/futex.h>
 #include <sched.h>

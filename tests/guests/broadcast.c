@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* VCPU 0 changes code and page tables that VCPU 1 has used; IC and TLBI must reach VCPU 1. Last,
- * VCPU 1 itself executes the IC. */
+/*
+ * VCPU 0 changes code and page tables that VCPU 1 has used, and executes IC and TLBI, which must
+ * reach VCPU 1. In the last round VCPU 1 executes the IC itself.
+ */
 #include "guest.h"
 
 #define GIB 0x40000000ul
@@ -22,7 +24,7 @@ static void write_code(u32 result, bool invalidate)
 		asm volatile("ic ivau, %0\n\tdsb ish\n\tisb" : : "r"((u64)code + GIB) : "memory");
 }
 
-/* 3 GiB upwards show RAM: from its start, or 16 MiB further on. */
+/* From now on the GiB at 3 GiB shows RAM from `from`: its start, or 16 MiB further on. */
 static void map_alias(u64 from)
 {
 	table[0] = from | NORMAL_BLOCK | 3ul << 53;
@@ -38,7 +40,7 @@ static void second(u32 cpu)
 	for (u32 i = 0; i < 5; i++) {
 		while (load_acquire(&turn) != 2 * i + 1)
 			cpu_relax();
-		if (i == 4) /* the writer leaves it to us */
+		if (i == 4) /* in the last round VCPU 0 executes no IC */
 			asm volatile("ic iallu\n\tdsb nsh");
 		asm volatile("isb");
 		answers[i] = run();
@@ -56,7 +58,7 @@ void main(void)
 	asm volatile("dsb ish\n\tisb");
 	gic_init(0);
 	ram[0] = 100;
-	ram[0x1000000 / 4] = 200; /* 16 MiB on: free */
+	ram[0x1000000 / 4] = 200; /* nothing else is at 16 MiB */
 	cpu_on(1, second);
 	for (u32 i = 0; i < 5; i++) {
 		write_code(i + 1, i < 4);

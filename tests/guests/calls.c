@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Hypercalls as a guest sees them: one line a call. */
+/* Makes hypercalls, and prints what each answers, one line a call. */
 #include "guest.h"
 #include "pvlock.h"
 

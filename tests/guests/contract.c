@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* What the guest contract promises: exceptions and interrupts reach the guest's own vector. */
+/* Every kind of exception and interrupt must reach the guest's own vector, with its syndrome. */
 #include "guest.h"
 
-u64 taken[4]; /* ESR, ELR, FAR, offset of the vector; the vector stores them */
-u64 resume;	/* where to go on; 0: at the next instruction */
+u64 taken[4]; /* what the vector stores: ESR, ELR, FAR, the offset of the vector's entry */
+u64 resume;	/* where to go on after an exception; 0: at ELR */
 void contract_vectors(void);
 void el0_svc(void);
 
@@ -30,7 +30,7 @@ __asm__(
 	"	msr elr_el1, x1\n"
 	"	mov x0, #0x3c5\n	msr spsr_el1, x0\n"
 	"1:	msr cntv_ctl_el0, xzr\n" /* the timer's level stays high until it is off */
-	"	mrs x0, s3_0_c12_c12_0\n" /* ICC_IAR1_EL1, which ends nothing where nothing is */
+	"	mrs x0, s3_0_c12_c12_0\n" /* ICC_IAR1_EL1, then ICC_EOIR1_EL1 */
 	"	msr s3_0_c12_c12_1, x0\n"
 	"	ldp x0, x1, [sp], #16\n"
 	"	eret\n"
@@ -44,7 +44,7 @@ static void show(const char *name, u64 at)
 	taken[0] = taken[1] = taken[2] = taken[3] = ~0ul;
 }
 
-/* Run `setup`, then `code`; the handler comes back to the label behind it. */
+/* Run `setup`, then `code`. The vector comes back to the label after `code`. */
 #define FAULT_AFTER(name, setup, code)                                                    \
 	do {                                                                              \
 		asm volatile("adr %0, 1f\n\tstr %0, [%1]\n\tadr %0, 2f\n\t" setup        \
@@ -67,7 +67,7 @@ void main(void)
 	show("SVC", at);
 	FAULT("UDF", "udf #3");
 	FAULT("BRK", "brk #5");
-	/* smc #0; a hypervisor may also take it for a call, which answers in X0 */
+	/* smc #0. A hypervisor may also take it for a call, and answer in X0. */
 	FAULT_AFTER("SMC", "mov x0, #-2", ".inst 0xd4000003");
 	FAULT("SYSREG", "mrs x30, s3_0_c15_c2_7");
 	address = 0x7000000000; /* not mapped at stage 1 */
@@ -80,16 +80,16 @@ void main(void)
 	FAULT("WRITE-CODE", "str x30, [%2]");
 	address |= 2;
 	FAULT("UNALIGNED-PC", "br %2");
-	address = 0x0a000000; /* mapped, and nothing is there */
+	address = 0x0a000000; /* mapped, but no device is there */
 	map(address, 4096, DEVICE);
 	asm volatile("dsb ish\n\tisb");
 	FAULT("NO-DEVICE", "ldr x30, [%2]");
-	address = board.uart; /* a device; but the access has no syndrome */
-	/* A register that changes: what a hypervisor may have shown of the device is void. */
+	address = board.uart; /* a device, but the syndrome does not describe an LDP */
+	/* Change a register first: a copy that a hypervisor may have of it is then wrong. */
 	asm volatile("str %w0, [%1, #0x24]" : : "r"(77), "r"(address) : "memory");
 	FAULT("NO-SYNDROME", "ldp x29, x30, [%2]");
 
-	/* From EL0: the vector is another one, and so is the stack pointer. */
+	/* An exception from EL0 has an entry of its own in the vector, and EL0 a stack pointer. */
 	extern u64 page_table[];
 	page_table[4] = 0x40000000 | 1 | 1 << 10 | 1 << 2 | 3 << 8 | 3 << 6 | 1ul << 53;
 	asm volatile("dsb ish\n\tisb");

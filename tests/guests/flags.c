@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * VCPU 0 prints when the flag of VCPU 1 changes; VCPU 1 counts, and looks at its own flag.
- * Boot arguments: until (ns), wfi (VCPU 1 sleeps instead of counting), off (it turns itself off).
+ * VCPU 0 prints when the flag of VCPU 1 changes. VCPU 1 counts, and looks at its own flag. Boot
+ * arguments: until=NS (how long VCPU 0 looks on), wfi=1 (VCPU 1 sleeps instead), beats=N (VCPU 1
+ * turns itself off after N counts), alone=1 (VCPU 1 is not started).
  */
 #include "guest.h"
 #include "pvlock.h"
@@ -35,7 +36,7 @@ void main(void)
 	time_init();
 	pv_discover();
 	pv_init(0);
-	/* Its structure is next to ours, and there before the VCPU first runs. */
+	/* VCPU 1's structure is the next after ours, and is there before VCPU 1 first runs. */
 	state = (const struct pvlock_vcpu_state *)(hvc(PV_LOCK_PREEMPTED, 0, 0, 0) + 64);
 	if (!bootarg("alone", 0))
 		cpu_on(1, second);

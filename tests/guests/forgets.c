@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Sets its GIC up but for one thing, and waits for an SGI that it sends to itself. */
+/*
+ * Sets its GIC up, but leaves out or spoils the one thing that the boot argument `forget` numbers.
+ * Then it sends itself an SGI and waits for it.
+ */
 #include "guest.h"
 
 enum { GICD_CTLR = 0, IGROUPR0 = 0x10080, ISENABLER0 = 0x10100, IPRIORITYR = 0x10400 };
-
-static void write32(u64 address, u32 value)
-{
-	asm volatile("str %w0, [%1]" : : "r"(value), "r"(address) : "memory");
-}
 
 void main(void)
 {
@@ -24,7 +22,7 @@ void main(void)
 	if (forget != 4)
 		asm volatile("msr s3_0_c4_c6_0, %0" : : "r"(0xf0ul)); /* ICC_PMR_EL1 */
 	if (forget == 5)
-		asm volatile("msr s3_0_c4_c6_0, %0" : : "r"(0xa0ul)); /* not above 0xa0 */
+		asm volatile("msr s3_0_c4_c6_0, %0" : : "r"(0xa0ul)); /* the SGI has 0xa0 too */
 	if (forget != 6)
 		asm volatile("msr s3_0_c12_c12_7, %0" : : "r"(1ul)); /* ICC_IGRPEN1_EL1 */
 	asm volatile("isb");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* VCPU 1 is turned on, off, and on again; each time it asks where its structure is. */
+/* VCPU 1 goes on, off, and on again. Each time it asks where its structure is. */
 #include "guest.h"
 #include "pvlock.h"
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * VCPU 0 samples the flags of the others, and when; the others work, sleep and wake each other.
- * Prints where the samples are: {ticks before, ticks after, VCPU, flag}, SAMPLES of them.
+ * VCPU 0 samples the flags of the others. The others work, sleep and wake each other. At the end
+ * VCPU 0 prints where its SAMPLES samples are: {ticks before, ticks after, VCPU, flag} each.
  */
 #include "guest.h"
 #include "pvlock.h"
@@ -22,7 +22,7 @@ static void other(u32 cpu)
 		if (vcpu_is_preempted(cpu))
 			__atomic_fetch_add(&own_not_zero, 1, __ATOMIC_RELAXED);
 		busy(loops_of(20000));
-		/* Every second VCPU sleeps now and then, and the next one before it wakes it. */
+		/* Every second VCPU sleeps now and then, and the VCPU before it wakes it. */
 		if (cpu % 2 && ++turns % 4 == 0) {
 			sleep_until(&bell[cpu]);
 			store(&bell[cpu], 0);
@@ -49,7 +49,7 @@ void main(void)
 	for (u32 i = 1; i < board.vcpus; i++)
 		if (!cpu_on(i, other))
 			panic("CPU_ON refused", i);
-	/* Where its flag is, a VCPU finds out itself. */
+	/* Each VCPU finds out itself where its flag is, so wait for all of them. */
 	while (load_acquire(&ready) < board.vcpus - 1)
 		cpu_relax();
 	for (u32 i = 0; i < SAMPLES; i++) {

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Every kind of store to this VCPU's PV-lock structure, and what came of it. */
+/* Does every kind of store to this VCPU's PV-lock structure, and prints what came of it. */
 #include "guest.h"
 #include "pvlock.h"
 
 #define LSE ".arch_extension lse\n\t"
 #define SIMD ".arch_extension simd\n\t"
 
-u64 esr, far; /* the vector names them */
+u64 esr, far; /* the vector stores to them by name */
 void store_vectors(void);
 
-/* The first instruction after a store that faults is 4 bytes on. */
+/* The vector goes on with the instruction after the store, 4 bytes further on. */
 __asm__(
 	".balign 2048\n"
 	".global store_vectors\n"

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Records what it is told to, and prints when. Boot arguments: loops (VCPU 1 records as many pairs of
- * events), pause (turns of busy() after each), forge (spoil the rings as a hostile guest might: which way).
+ * Records one event of each kind, and prints when it did. Boot arguments choose something else:
+ * loops=N (VCPU 1 records N pairs of events), pause=N (with N turns of busy() after each pair),
+ * forge=1, 2 or 3 (VCPU 0 spoils the rings as a hostile guest might, in that way).
  */
 #include "guest.h"
 
@@ -46,7 +47,7 @@ static void forge(u32 cpu, u64 how)
 	struct pvlock_trace_ring *ring = trace_rings[cpu];
 	struct pvlock_trace_region *region = (void *)board.trace;
 
-	if (how == 1) { /* no such kind, no such flag, no such VCPU, a time to come, one gone by */
+	if (how == 1) { /* an unknown kind, flag and VCPU, a time still to come, a time too early */
 		trace(cpu, CONTENDED - 8, LOCK, NOBODY);
 		trace(cpu, ACQUIRED | 1 << 9, LOCK, NOBODY);
 		trace(cpu, CONTENDED, LOCK, 1000);
@@ -62,7 +63,7 @@ static void forge(u32 cpu, u64 how)
 		store(&ring->written, 5);
 		busy(600000);
 		trace(cpu, ACQUIRED, LOCK, NOBODY);
-	} else if (how == 3) { /* where rings are, how long they are, what locks are called */
+	} else if (how == 3) { /* the numbers that the host wrote, and names that are none */
 		store(&region->rings, ~0ul);
 		store(&region->stride, 1);
 		store(&region->vcpus, ~0u);

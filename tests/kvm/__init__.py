@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Tests on real KVM."""
+"""Tests of the KVM engine on a host with KVM."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The same guest binaries on KVM as on the emulator."""
+"""The same guest binaries run on KVM as on the emulator."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_calls_answer_as_on_the_emulator(guest: Guest, emulated: Emulated) -> No
 
 
 def test_stores_abort_as_on_the_emulator(guest: Guest, emulated: Emulated) -> None:
-    """Each kind of store, to the letter: syndrome, address, and that nothing changed."""
+    """The guest prints the same for each kind of store: syndrome, address, and memory unchanged."""
     ours = console(guest("stores"))
     assert ours == emulated("stores")
     assert ours.count("before 0 after 0") == 19

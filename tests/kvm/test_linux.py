@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Debian's own, unmodified kernel in a PV-lock machine on KVM, by the command line.
 
-PVLOCK_LINUX names a folder with its Image and an initrd whose /init starts a shell on the console;
-in the lab it is /guest.
+PVLOCK_LINUX names a folder with the kernel's Image and an initrd whose /init starts a shell on the
+console. In the lab, that folder is /guest.
 """
 
+import gzip
 import os
 import re
 import selectors
@@ -79,7 +80,7 @@ class Session:
 
 
 def test_a_session_with_a_reboot(nothing_left: None) -> None:
-    """Prompt, commands, CPU off and on, a reboot that comes back, and power-off with status 0."""
+    """A session has a prompt, commands, a CPU off and on, a reboot, and power-off with status 0."""
     with Session(
         *("--kernel", str(KERNEL), "--initrd", str(INITRD), "--vcpus", "4"),
         *("--append", "console=ttyAMA0 quiet"),
@@ -97,7 +98,7 @@ def _converse(session: Session) -> None:
     assert session.expect(r"^([\d,-]+)\n")[1] == "0,2-3"
     session.say("echo 1 > cpu1/online; cat online; cd /")
     assert session.expect(r"^([\d,-]+)\n")[1] == "0-3"
-    # What Linux made of the device tree: the interrupt controller, and a console that interrupts.
+    # Linux has found the interrupt controller, and a console that interrupts.
     session.say("grep -c GICv3 /proc/interrupts; grep -o uart-pl011 /proc/interrupts")
     assert int(session.expect(r"^(\d+)\nuart-pl011\n")[1]) >= 2
     session.say("reboot")
@@ -108,6 +109,29 @@ def _converse(session: Session) -> None:
     session.say("poweroff")
     assert session.end() == 0, session.text
     assert "pvlock: guest off after" in session.text
+
+
+SCRIPT = r"""
+wait "~ # " within 240s
+type "echo $((6 * 7))\n"
+wait "\n42\r\n" within 60s
+wait "~ # " within 60s
+type "poweroff -f\n"
+"""
+
+
+def test_a_packed_kernel_and_a_session_by_script(nothing_left: None, tmp_path: Path) -> None:
+    kernel, script = tmp_path / "vmlinuz", tmp_path / "keys"
+    kernel.write_bytes(gzip.compress(KERNEL.read_bytes(), 1))
+    script.write_text(SCRIPT)
+    options = ("--kernel", str(kernel), "--initrd", str(INITRD), "--vcpus", "2")
+    with Session(*options, "--append", "console=ttyAMA0 quiet", "--input", str(script)) as session:
+        assert session.end(BOOT_SECONDS) == 0, session.text
+        assert "pvlock: guest off after" in session.text
+    script.write_text('wait "never" within 2s')
+    with Session(*options, "--append", "console=ttyAMA0", "--input", str(script)) as session:
+        assert session.end(BOOT_SECONDS) == 1, session.text
+    assert f'pvlock: {script}:1: the guest did not print "never" within 2 s' in session.text
 
 
 def test_a_panic_ends_the_run(nothing_left: None) -> None:
@@ -125,7 +149,7 @@ def test_a_panic_ends_the_run(nothing_left: None) -> None:
 @pytest.mark.parametrize(
     ("kernel", "initrd", "words"),
     [
-        (b"MZ", None, "neither an ELF file nor a Linux arm64 Image"),
+        (b"MZ", None, "neither an ELF file nor a Linux arm64 kernel"),
         (..., b"\x1f\x8b\x08\x00", "a gzip file that is cut off"),
         (..., b"not an archive", "neither a cpio archive nor a compressed one"),
         (slice(0, -4096), None, "is cut off"),

@@ -55,7 +55,7 @@ def test_registers_are_read_and_written(nothing_left: None) -> None:
 
 @pytest.mark.parametrize("bits", [29, 33, 36, 39])
 def test_a_load_from_where_nothing_is_aborts(bits: int, nothing_left: None) -> None:
-    """Within the guest's address bits, and beyond them, where KVM answers by itself."""
+    """The address is within the guest's address bits, or beyond them, where KVM itself aborts."""
     load, here = struct.pack("<I", 0xF9400001), struct.pack("<I", 0x14000000)  # LDR X1, [X0]; B .
     with Machine(1, engine="kvm") as machine:
         machine.memory.write(RAM_BASE, load, "test")
@@ -68,7 +68,7 @@ def test_a_load_from_where_nothing_is_aborts(bits: int, nothing_left: None) -> N
 
 
 def test_two_machines_do_not_see_each_other(guest: Guest, nothing_left: None) -> None:
-    """While one runs, each flag of the other stays as it is; then the other runs, and it is its."""
+    """While one machine runs, no flag of the other changes; then they change places."""
     with Machine(4, 2, engine="kvm") as one, Machine(4, 2, engine="kvm") as other:
         assert one.pvlock.addresses == other.pvlock.addresses
         for machine, idle in ((one, other), (other, one)):
@@ -80,7 +80,7 @@ def test_two_machines_do_not_see_each_other(guest: Guest, nothing_left: None) ->
 
 
 def flags_seen(machine: Machine) -> set[int]:
-    """Return the flags of other VCPUs that the guest `samples` saw; its own it saw as 0 only."""
+    """Return the flags of other VCPUs that the guest `samples` saw; check that its own was 0."""
     _, where, count, _, own_not_zero = machine.console.text.split()
     assert own_not_zero == "0"
     samples = machine.memory.read(int(where, 16), int(count) * 32, "samples")
@@ -92,7 +92,7 @@ def test_vcpus_that_are_off(policy: Policy) -> None:
     with Machine(4, 2, engine="kvm", policy=policy) as machine:
         off = [int(policy is Policy.SCHEDULED_OUT)] * 4
         assert [vcpu.preempted for vcpu in machine.vcpus] == off
-        machine.run(100_000_000)  # nothing is loaded: all of them wait to be turned on
+        machine.run(100_000_000)  # nothing is loaded, so all VCPUs wait to be turned on
         until = time.monotonic() + 10
         while [vcpu.preempted for vcpu in machine.vcpus] != off:
             assert time.monotonic() < until
@@ -124,7 +124,7 @@ def test_options_of_an_emulated_host_are_refused(option: dict[str, object]) -> N
 
 
 def test_a_guest_that_leaves_its_memory_only_stops_itself(nothing_left: None) -> None:
-    """It jumps to where nothing is: the abort goes to its own vector, which is nowhere too."""
+    """The guest jumps to where no memory is. The abort's vector is where no memory is, too."""
     with Machine(1, engine="kvm") as machine:
         machine.vcpus[0].start(0x7000_0000)
         try:

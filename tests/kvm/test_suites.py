@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 
-from pvlock.engines.kvm.engine import KvmEngine
+from pvlock.conformance.cases import HOST_DECIDES
 
 FORCED = "forced by the host"
 
@@ -18,7 +18,7 @@ def pvlock(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_conformance(nothing_left: None) -> None:
-    """No case fails but those that a stock kernel decides, and these are not called passed."""
+    """Only the cases fail that a stock kernel decides, and they do not count as passed."""
     done = pvlock("check", "--engine", "kvm", "--format", "json")
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)
@@ -26,13 +26,13 @@ def test_conformance(nothing_left: None) -> None:
     for each in report["cases"]:
         verdicts.setdefault(each["verdict"], set()).add(each["name"])
     assert verdicts.keys() <= {"ok", FORCED, "skipped"}, verdicts
-    assert verdicts[FORCED] == set(KvmEngine.host_forces)
+    assert verdicts[FORCED] == set(HOST_DECIDES["kvm"])
     assert not verdicts[FORCED] & verdicts["ok"]
     assert len(verdicts["ok"]) > 50
 
 
 def test_hostile_guests(nothing_left: None) -> None:
-    """The host survives them, and a machine beside them notices nothing."""
+    """The host survives the guests, and a machine beside them notices nothing."""
     done = pvlock("fuzz", "--engine", "kvm", "--operations", "20000", "--per-case", "5000",
                   "--seed", "1", "--jobs", "1", "--findings", "/tmp/findings")  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The flags of a bounded run on KVM: after each switch, as a second BPF program recorded them."""
+"""The flags in a bounded run on KVM are right after each switch that a second BPF program sees."""
 
 import struct
 import time
@@ -53,10 +53,11 @@ def test_every_switch_and_every_sample(
             _, where, count, _, own_not_zero = machine.console.text.split()
             samples = machine.memory.read(int(where, 16), int(count) * 32, "samples")
             exits = machine.usage().exits
+        recorder.wait_for_end(range(VCPUS))
         changes = judge(recorder.records(), policy)
         switches = recorder.count
     assert own_not_zero == "0"
-    # Ticks to ns: a line through the two readings, right to what a reading took.
+    # A line through the two readings turns ticks into ns, exact to the time that a reading took.
     ticks = last[0] - first[0]
     slope = (last[1] - first[1]) / ticks
     slack = max(last[2] - last[1], first[2] - first[1])
@@ -68,7 +69,7 @@ def test_every_switch_and_every_sample(
         seen.add(flag)
     assert seen == {0, 1}
     assert switches > 100
-    # One call on each VCPU says where its flag is, two find out; then nothing leaves the guest.
+    # One call on each VCPU asks where its flag is, two calls find PV-lock; no other exits are made.
     assert exits["hypercall"] <= VCPUS + 2, exits
     assert exits["abort"] == 0
     print(f"{policy}: {switches} switches, {int(count)} samples to {slack} ns, exits {exits}")

@@ -13,6 +13,7 @@ import pytest
 
 from kvm.conftest import DEADLINE_NS
 from pvlock import Machine, SystemEvent, workload
+from pvlock.engines.contract import Ready, Recording, Switch, unpack
 from pvlock.explain import findings
 from pvlock.memory_map import RAM_BASE
 from pvlock.trace import perfetto
@@ -52,14 +53,15 @@ def turns(events: Events, vcpu: int) -> list[tuple[int, int, int]]:
 
 @pytest.mark.parametrize("name", workload.RUNS[:2])
 def test_what_a_guest_does_it_does_on_a_cpu(nothing_left: None, name: str) -> None:
-    """Two clocks that went apart would show: a VCPU that records is on its CPU, to the skew."""
-    settings = workload.Settings("mutex", VCPUS, PCPUS, engine="kvm", think_ns=20_000)
+    """A VCPU that records an event is on a CPU, to the skew. Two clocks that drift would show."""
+    settings = workload.Settings("mutex", vcpus=VCPUS, pcpus=PCPUS, engine="kvm", think_ns=20_000)
     result = workload.run(name, settings, trace=True)
     assert result is not None and result.events is not None
     events = result.events
     assert sum(events.dropped) == sum(events.rejected) == 0
     assert events.start == 0 < int(events.time[0]) < events.end
-    # Half of the quickest reading in user space: far less than a turn, or it would prove nothing.
+    # The skew must be far less than a turn, or the test would prove nothing. It is half of what
+    # the quickest reading in user space took.
     assert 0 < events.skew_ns < 500_000
     by_cpu: dict[int, list[tuple[int, int]]] = {}
     for vcpu in range(VCPUS):
@@ -90,7 +92,7 @@ def test_what_a_guest_does_it_does_on_a_cpu(nothing_left: None, name: str) -> No
 
 def test_a_vcpu_that_sleeps_in_wfi_is_blocked(nothing_left: None) -> None:
     """From its first lock to its last, a VCPU of this guest sleeps only for the mutex, by WFI."""
-    settings = workload.Settings("mutex", VCPUS, 1, cs_ns=50_000, engine="kvm")
+    settings = workload.Settings("mutex", vcpus=VCPUS, pcpus=1, cs_ns=50_000, engine="kvm")
     result = workload.run("with", settings, trace=True)
     assert result is not None and result.events is not None
     events = result.events
@@ -110,7 +112,7 @@ def test_a_vcpu_that_sleeps_in_wfi_is_blocked(nothing_left: None) -> None:
 
 
 def test_a_pause_is_not_the_guests(nothing_left: None) -> None:
-    """Between two run() every VCPU is off, and the clock goes on."""
+    """Between two calls of run() every VCPU is off, and the clock goes on."""
     with Machine(2, 1, engine="kvm", bootargs="duration=100000000", trace=True) as machine:
         machine.load(workload.image_of("mutex", trace=True))
         assert machine.run(100_000_000) is None
@@ -128,22 +130,27 @@ def test_a_pause_is_not_the_guests(nothing_left: None) -> None:
 
 
 def test_why_a_vcpu_leaves_its_cpu(nothing_left: None) -> None:
-    """One spins, one sleeps in WFI, one is never started; then pvlock stops them all."""
+    """One VCPU spins, one sleeps in WFI, one is never started; then pvlock stops all three."""
     with Machine(3, 1, engine="kvm", record=True) as machine:
         machine.memory.write(RAM_BASE, SPIN + SLEEP, "code")
         machine.vcpus[0].start(RAM_BASE)
         machine.vcpus[1].start(RAM_BASE + len(SPIN))
         assert machine.run(1_000_000_000) is None
         switches = machine.switches()
+        assert isinstance(machine.engine, Recording)
+        records = unpack(machine.engine.take_switches())
+    assert [record for record in records if isinstance(record, Switch)] == switches
     stories: list[list[str | None]] = [[], [], []]
     preempted = [0, 0, 0]
-    for switch in switches:
-        story = stories[switch.vcpu]
-        if switch.reason is None and story[-1:] == ["slice"]:
+    for record in records:
+        story = stories[record.vcpu]
+        if isinstance(record, Ready):
+            story.append("ready")
+        elif record.reason is None and story[-1:] == ["slice"]:
             story.pop()
-            preempted[switch.vcpu] += 1
+            preempted[record.vcpu] += 1
         else:
-            story.append(switch.reason)
+            story.append(record.reason)
     assert stories[0] == [None, "off"]
     assert stories[1] == [None, "wfi", "ready", None, "off"]
     assert stories[2] == [None, "off", "ready", None, "off"]

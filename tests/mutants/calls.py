@@ -167,12 +167,11 @@ def on_although_off(patch: Patch) -> None:
 def x9_lost(patch: Patch) -> None:
     hypercall_ = Exits._hypercall
 
-    def changed(self: Exits, cpu: int, vcpu: EmulatedVcpu) -> int:
+    def changed(self: Exits, cpu: int, vcpu: EmulatedVcpu) -> None:
         ours = vcpu.x(0) & U32 in (FEATURES, PREEMPTED)
-        cost = hypercall_(self, cpu, vcpu)
+        hypercall_(self, cpu, vcpu)
         if ours:
             vcpu.set_x(9, 0)
-        return cost
 
     patch_answer(patch, changed)
 
@@ -181,17 +180,16 @@ def x9_lost(patch: Patch) -> None:
 def x17_lost(patch: Patch) -> None:
     hypercall_ = Exits._hypercall
 
-    def changed(self: Exits, cpu: int, vcpu: EmulatedVcpu) -> int:
+    def changed(self: Exits, cpu: int, vcpu: EmulatedVcpu) -> None:
         ours = vcpu.x(0) & U32 in (abi.SMCCC_VERSION, abi.SMCCC_ARCH_FEATURES)
-        cost = hypercall_(self, cpu, vcpu)
+        hypercall_(self, cpu, vcpu)
         if ours:
             vcpu.set_x(17, vcpu.x(17) ^ 1)
-        return cost
 
     patch_answer(patch, changed)
 
 
-def patch_answer(patch: Patch, changed: Callable[[Exits, int, EmulatedVcpu], int]) -> None:
+def patch_answer(patch: Patch, changed: Callable[[Exits, int, EmulatedVcpu], None]) -> None:
     """Replace what answers an HVC; the table that finds it holds the function itself."""
     from pvlock.engines.emulator import exits
     from pvlock.engines.emulator.vcpu import Exit
@@ -358,12 +356,11 @@ def after_off(patch: Patch, wrong: Callable[[int], int]) -> None:
             been_off.add(vcpu)
         return done
 
-    def changed(self: Exits, cpu: int, vcpu: EmulatedVcpu) -> int:
+    def changed(self: Exits, cpu: int, vcpu: EmulatedVcpu) -> None:
         ours = vcpu.x(0) & U32 == PREEMPTED
-        cost = answer(self, cpu, vcpu)
+        answer(self, cpu, vcpu)
         if ours and vcpu.index in been_off:
             vcpu.set_x(0, wrong(vcpu.x(0)))
-        return cost
 
     patch(Psci, "call", called)
     patch_answer(patch, changed)

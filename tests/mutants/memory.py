@@ -10,6 +10,7 @@ from pvlock.engines.emulator import exits
 from pvlock.engines.emulator.engine import EmulatorEngine
 from pvlock.engines.emulator.exits import Exits
 from pvlock.engines.emulator.vcpu import EmulatedVcpu, Exit
+from pvlock.engines.emulator.vm import Vm
 from pvlock.memory import MemorySlot, anonymous_slot
 from pvlock.memory_map import PVLOCK_BASE, STOLEN_TIME_BASE
 
@@ -36,7 +37,8 @@ def has_syndrome(vcpu: EmulatedVcpu) -> bool:
 
 def write(self: Exits, vcpu: EmulatedVcpu, data: bytes) -> None:
     address = vcpu.state.ipa & ~15 if len(data) > 8 else vcpu.state.ipa
-    c.memmove(self._vm.memory.host(address, len(data)), data, len(data))
+    assert isinstance(self.host, Vm)
+    c.memmove(self.host.memory.host(address, len(data)), data, len(data))
 
 
 def stored(vcpu: EmulatedVcpu) -> bytes:
@@ -55,10 +57,10 @@ def aborts(patch: Patch, changed: Any) -> None:
 def aborts_but_writes(patch: Patch) -> None:
     answer = Exits._data_abort
 
-    def changed(self: Exits, cpu: int, vcpu: EmulatedVcpu) -> int:
+    def changed(self: Exits, cpu: int, vcpu: EmulatedVcpu) -> None:
         if store_into_region(vcpu) and has_syndrome(vcpu):
             write(self, vcpu, stored(vcpu))
-        return answer(self, cpu, vcpu)
+        answer(self, cpu, vcpu)
 
     aborts(patch, changed)
 
@@ -67,11 +69,12 @@ def aborts_but_writes(patch: Patch) -> None:
 def stores_ignored(patch: Patch) -> None:
     answer = Exits._data_abort
 
-    def changed(self: Exits, cpu: int, vcpu: EmulatedVcpu) -> int:
+    def changed(self: Exits, cpu: int, vcpu: EmulatedVcpu) -> None:
         if store_into_region(vcpu) and has_syndrome(vcpu):
             vcpu.skip()
-            return 1_000
-        return answer(self, cpu, vcpu)
+            self.host.charge(cpu, 1_000)
+            return
+        answer(self, cpu, vcpu)
 
     aborts(patch, changed)
 
@@ -86,12 +89,13 @@ def stores_ignored(patch: Patch) -> None:
 def wide_stores_write(patch: Patch) -> None:
     answer = Exits._data_abort
 
-    def changed(self: Exits, cpu: int, vcpu: EmulatedVcpu) -> int:
+    def changed(self: Exits, cpu: int, vcpu: EmulatedVcpu) -> None:
         if store_into_region(vcpu) and not has_syndrome(vcpu):
             write(self, vcpu, b"\xff" * 16)
             vcpu.skip()
-            return 1_000
-        return answer(self, cpu, vcpu)
+            self.host.charge(cpu, 1_000)
+            return
+        answer(self, cpu, vcpu)
 
     aborts(patch, changed)
 
@@ -108,11 +112,12 @@ def wide_stores_write(patch: Patch) -> None:
 def wide_stores_ignored(patch: Patch) -> None:
     answer = Exits._data_abort
 
-    def changed(self: Exits, cpu: int, vcpu: EmulatedVcpu) -> int:
+    def changed(self: Exits, cpu: int, vcpu: EmulatedVcpu) -> None:
         if store_into_region(vcpu) and not has_syndrome(vcpu):
             vcpu.skip()
-            return 1_000
-        return answer(self, cpu, vcpu)
+            self.host.charge(cpu, 1_000)
+            return
+        answer(self, cpu, vcpu)
 
     aborts(patch, changed)
 
@@ -126,12 +131,11 @@ def wide_stores_ignored(patch: Patch) -> None:
 def translation_fault(patch: Patch) -> None:
     answer = Exits._data_abort
 
-    def changed(self: Exits, cpu: int, vcpu: EmulatedVcpu) -> int:
+    def changed(self: Exits, cpu: int, vcpu: EmulatedVcpu) -> None:
         ours = store_into_region(vcpu)
-        cost = answer(self, cpu, vcpu)
+        answer(self, cpu, vcpu)
         if ours:
             vcpu.set("esr_el1", vcpu.get("esr_el1") & ~0x3F | 0x07)
-        return cost
 
     aborts(patch, changed)
 
@@ -140,11 +144,10 @@ def translation_fault(patch: Patch) -> None:
 def no_fault_address(patch: Patch) -> None:
     answer = Exits._data_abort
 
-    def changed(self: Exits, cpu: int, vcpu: EmulatedVcpu) -> int:
+    def changed(self: Exits, cpu: int, vcpu: EmulatedVcpu) -> None:
         ours = store_into_region(vcpu)
-        cost = answer(self, cpu, vcpu)
+        answer(self, cpu, vcpu)
         if ours:
             vcpu.set("far_el1", 0)
-        return cost
 
     aborts(patch, changed)

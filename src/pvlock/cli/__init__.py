@@ -20,6 +20,7 @@ _COMMANDS = {
     "explain": "Say who waited for whom in a trace.",
     "export": "Serve where VCPUs' time goes to Prometheus.",
     "fuzz": "Run hostile guests.",
+    "kernel": "Get a Linux kernel to boot.",
     "lab": "Run a command on a virtual arm64 host.",
     "record": "Record the switches of this host's VCPUs as a trace.",
     "run": "Run a guest, and show what PV-lock buys.",

@@ -3,90 +3,107 @@
 
 import contextlib
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from pvlock.abi import Policy
 from pvlock.cli.shared import ended_by_signals, json_writer, say
 from pvlock.cli.trace_files import TraceFiles
 from pvlock.errors import PvlockError
+from pvlock.host import Host, without_simulated
+from pvlock.image import Image, Kind
+from pvlock.machine import Machine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from pvlock.boot import Output
-    from pvlock.workload import Settings
+    from pvlock.cli.guest_run import Output
 
 LIMIT_NS = 100_000_000
-"""How long a file may run by default; a Linux kernel may take any time."""
+"""How long an ELF file may run by default; a Linux kernel may take any time."""
 _MEMORY_MIB, _LINUX_MEMORY_MIB = 64, 512
 
 
-def run_file(
-    path: str, begin: "Callable[[Policy], Settings]", *, limit_ns: int | None, pvlock: bool,
-    append: str, initrd: str | None, memory_mib: int | None, reboot: bool, json_to: str | None,
-    trace_to: str | None,
-) -> None:  # fmt: skip
-    """Run the guest file `path`, its console on our standard output. Raises PvlockError.
+@dataclass(frozen=True)
+class FileOptions:
+    """What a user may choose for a guest file besides the host.
 
-    `begin` gets the policy for a user who wants none in particular, and returns the settings.
+    `limit_ns` is the guest time that the file may take (None: any). The other fields have the names
+    of options of `pvlock run`, which fill them: `append` are the boot arguments, and `memory_mib`
+    None is what suits the kind of file. `initrd` and `no_reboot` concern Linux only: the initial
+    RAM disk, and whether a reset ends the run instead of booting the kernel again. `input_from` is
+    a script that types at the guest (pvlock.keyboard), instead of whoever is at the terminal.
     """
-    from pvlock import boot, image
-    from pvlock import initrd as archive
-    from pvlock.machine import Machine
-    from pvlock.terminal import Terminal
+
+    engine: str
+    limit_ns: int | None
+    no_pvlock: bool = False
+    append: str = ""
+    memory_mib: int | None = None
+    initrd: str | None = None
+    no_reboot: bool = False
+    input_from: str | None = None
+
+
+def run_file(
+    guest: Image, host: Host, options: FileOptions, json_to: str | None, trace_to: str | None
+) -> None:
+    """Run `guest` on `host`, its console on our standard output. Raises PvlockError."""
+    from pvlock import keyboard
+    from pvlock.cli import guest_run
+    from pvlock.cli import initrd as archive
+    from pvlock.cli.terminal import Terminal
+    from pvlock.keyboard import Keyboard
 
     write = json_writer(json_to)
+    keys = Keyboard(keyboard.read(options.input_from)) if options.input_from else None
     files = TraceFiles(trace_to, [""]) if trace_to else None
     terminal = Terminal(sys.stderr.buffer if json_to == "-" else sys.stdout.buffer)
+    linux = guest.kind is Kind.LINUX
+    mib = options.memory_mib or (_LINUX_MEMORY_MIB if linux else _MEMORY_MIB)
+    facts = _facts(guest, host, options)
 
-    with ended_by_signals(terminal.abandon), image.opened(path) as guest:
-        linux = guest.kind is image.Kind.LINUX
-        # Linux must not take a sleeping VCPU for a preempted one (SPECIFICATION.md, 6.5 and E3).
-        settings = begin(Policy.PREEMPTED if linux else Policy.SCHEDULED_OUT)
-        disk = archive.read(initrd) if initrd else None
-        limit_ns = limit_ns or (None if linux else LIMIT_NS)
-        mib = memory_mib or (_LINUX_MEMORY_MIB if linux else _MEMORY_MIB)
+    def output(data: bytes) -> None:
+        terminal.output(data)
+        if not linux and data.endswith(b"\n"):
+            terminal.flush()
 
-        def output(data: bytes) -> None:
-            terminal.output(data)
-            if not linux and data.endswith(b"\n"):
-                terminal.flush()
+    def create(output: "Output") -> Machine:
+        return Machine(
+            engine=options.engine, pvlock=not options.no_pvlock, bootargs=options.append,
+            ram_size=mib << 20, trace=files is not None, output=output, **host.keywords(),
+        )  # fmt: skip
 
-        def create(output: "Output") -> Machine:
-            return Machine(
-                settings.vcpus, settings.pcpus, engine=settings.engine, pvlock=pvlock,
-                policy=settings.policy, slice_ns=settings.slice_ns, quantum_ns=settings.quantum_ns,
-                seed=settings.seed, trap_wfe=settings.trap_wfe, exit_ns=settings.exit_ns,
-                switch_ns=settings.switch_ns, bootargs=append, output=output, ram_size=mib << 20,
-                trace=files is not None,
-            )  # fmt: skip
+    def attach(machine: Machine) -> contextlib.AbstractContextManager[None]:
+        receive = machine.console.receive if keys is None else None
+        return terminal.attached(receive) if linux else contextlib.nullcontext()
 
-        def attach(machine: Machine) -> contextlib.AbstractContextManager[None]:
-            receive = machine.console.receive
-            return terminal.attached(receive) if linux else contextlib.nullcontext()
+    def finished(machine: Machine) -> None:
+        if files:
+            files.write("", machine.events(**facts), sys.stderr)
 
-        def finished(machine: Machine) -> None:
-            if files:
-                files.write("", machine.events(**_facts(settings, pvlock)), sys.stderr)
-
+    with ended_by_signals(terminal.abandon):
+        disk = archive.read(options.initrd) if options.initrd else None
         try:
-            event, usage = boot.run(
-                create, guest, disk, output, limit_ns,
-                reboot=reboot, attach=attach, finished=finished,
+            event, usage = guest_run.run(
+                create, guest, disk, output, options.limit_ns,
+                reboot=not options.no_reboot, keyboard=keys, attach=attach, finished=finished,
             )  # fmt: skip
         finally:
             terminal.flush()
     if event is None:
-        limit = (limit_ns or 0) / 1e6
-        raise PvlockError(f"{path}: still running after {limit:g} ms (--duration)")
+        limit = (options.limit_ns or 0) / 1e6
+        raise PvlockError(f"{guest.name}: still running after {limit:g} ms (--duration)")
     from pvlock import report
 
-    write(report.to_json(_facts(settings, pvlock) | {"event": event, "usage": asdict(usage)}))
+    write(report.to_json(facts | {"event": event, "usage": asdict(usage)}))
     say(f"guest {event} after {report.time(usage.time_ns)}")
 
 
-def _facts(settings: "Settings", pvlock: bool) -> dict[str, Any]:
-    from pvlock import report
-
-    return report.settings_of(settings, settings.engine) | {"pvlock": pvlock}
+def _facts(guest: Image, host: Host, options: FileOptions) -> dict[str, Any]:
+    """Return what was asked for, by name: nothing of it is a workload's."""
+    limit = {} if options.limit_ns is None else {"duration_ns": options.limit_ns}
+    return {
+        "guest": guest.name,
+        **without_simulated(host.keywords(), options.engine),
+        **limit,
+        "engine": options.engine,
+        "pvlock": not options.no_pvlock,
+    }

@@ -26,7 +26,7 @@ _FILE = click.Path(path_type=Path)
 def _axis_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add an option for each axis; grid.py checks the values, together with the file's."""
     for axis in reversed((*AXES, SEEDS)):
-        help_ = f"{axis.help[0].upper()}{axis.help[1:]}.  [default: {axis.default}]"
+        help_ = f"{axis.help}  [default: {axis.default}]"
         command = click.option(
             f"--{axis.name}", _parameter(axis), multiple=True, metavar="LIST", help=help_
         )(command)

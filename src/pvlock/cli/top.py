@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pvlock import duration
 from pvlock.cli.shared import ended_by_signals, say
+from pvlock.duration import HOUR_NS, nanoseconds
 from pvlock.errors import ConfigError, WatchError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pvlock.top.session import Choice, Interval, Session
 
-_SHORTEST_NS, _LONGEST_NS = 100_000_000, 3_600 * 10**9
+_SHORTEST_NS = 100_000_000
 _SORTS = ("ready", "running", "preemptions", "longest", "pid")
 _LOOK_SECONDS = 0.25
 
@@ -39,9 +39,12 @@ class _Interval(click.ParamType[float]):
         if isinstance(value, float):
             return value
         try:
-            return duration.nanoseconds(str(value), _SHORTEST_NS, _LONGEST_NS) / 1e9
+            ns = nanoseconds(str(value))
         except ValueError as error:
             self.fail(f"{value!r} is {error}", param, ctx)
+        if not _SHORTEST_NS <= ns <= HOUR_NS:
+            self.fail(f"{value!r} is not between 100 ms and an hour", param, ctx)
+        return ns / 1e9
 
 
 @click.command()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What came of a case, and what a profile makes of many."""
+"""The outcome of a case, and the judgement of a profile on many outcomes."""
 
 import enum
 from collections.abc import Iterable, Sequence
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pvlock.conformance.cases import Case
 
 PROFILES = ("document", "series", "pvlock")
-"""What a hypervisor can claim: each includes the one before it."""
+"""What a hypervisor can claim to conform to. Each profile includes the one before it."""
 
 
 class Verdict(enum.StrEnum):
-    """`HOST` is a failure that the host's kernel forces on the engine: known, and no pass."""
+    """What became of a case. HOST is a failure that the host's kernel forces; it is no pass."""
 
     OK = "ok"
     FAILED = "failed"
@@ -22,9 +22,9 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of `case`. `run` names the machine, since one case can run on several.
+    """The outcome of `case`. `run` names the machine, since a case can run on several.
 
-    `reason` says why it failed or was skipped; `evidence` is what was seen, by name.
+    `reason` says why the case failed or was skipped. `evidence` is what was seen, by name.
     """
 
     case: Case
@@ -39,26 +39,26 @@ class Outcome:
 
 
 RUN = Case("", "run", "completes", frozenset(), "the guest runs to its end and its log is whole")
-"""The case that every run of the guest adds; it counts in every profile."""
+"""A case that every run of the guest adds, and that counts in every profile."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a profile makes of outcomes: numbers by verdict, and whether that conforms."""
+    """The judgement of a profile on outcomes: how many have each verdict, and if that conforms."""
 
     profile: str
     counts: dict[Verdict, int]
     outside: int
-    """Cases that ran and that the profile does not ask for."""
+    """How many cases ran that the profile does not ask for."""
 
     @property
     def conforms(self) -> bool:
-        """Something ran, and nothing that the profile asks for failed."""
+        """Whether a case passed, and none failed that the profile asks for."""
         return not self.failed and self.counts[Verdict.OK] > 0
 
     @property
     def failed(self) -> int:
-        """Cases of the profile that failed."""
+        """How many cases of the profile failed."""
         return self.counts[Verdict.FAILED]
 
     @property
@@ -75,7 +75,8 @@ class Judgement:
 def in_profile(case: Case, profile: str) -> bool:
     """Tell whether a hypervisor that claims `profile` owes this case.
 
-    `document` and the clauses of Arm's documents count always, [series] from `series` on.
+    Clauses of the document and of Arm's documents count in every profile, [series] clauses in
+    `series` and `pvlock`, and [pvlock] clauses only in `pvlock`.
     """
     if case.tag == "pvlock":
         return profile == "pvlock"
@@ -83,7 +84,14 @@ def in_profile(case: Case, profile: str) -> bool:
 
 
 def judge(outcomes: Iterable[Outcome], profile: str) -> Judgement:
-    """Count the outcomes that `profile` asks for."""
+    """Count the outcomes that `profile` asks for.
+
+    >>> case = Case("2.4", "pvlock", "zero-or-one", frozenset(), "an example")
+    >>> judge([Outcome(case, Verdict.OK)], "pvlock").sentence
+    'profile pvlock: 1 ok: conforms'
+    >>> judge([Outcome(case, Verdict.OK)], "document").conforms  # it does not ask for this case
+    False
+    """
     counted: list[Outcome] = []
     outside = 0
     for outcome in outcomes:
@@ -97,5 +105,5 @@ def judge(outcomes: Iterable[Outcome], profile: str) -> Judgement:
 
 
 def failures(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Return those that failed."""
+    """Return the outcomes that are failures."""
     return [outcome for outcome in outcomes if outcome.verdict is Verdict.FAILED]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Outcomes as TAP 14, JSON or JUnit XML; each says the same as the exit status."""
+"""Outcomes as TAP 14, JSON or JUnit XML. Each form agrees with the exit status."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ FORMATS = ("tap", "json", "junit")
 
 @dataclass(frozen=True)
 class Report:
-    """What was judged: `subject` names it in a line."""
+    """What was judged, which `subject` names in a line, and the judgement."""
 
     subject: str
     outcomes: Sequence[Outcome]
@@ -21,7 +21,18 @@ class Report:
 
 
 def render(report: Report, form: str) -> str:
-    """Return the report in one of FORMATS, ending in a newline."""
+    """Return the report in one of FORMATS, ending in a newline.
+
+    >>> from pvlock.conformance.cases import Case
+    >>> from pvlock.conformance.outcome import judge
+    >>> outcome = Outcome(Case("2.4", "pvlock", "zero-or-one", frozenset(), ""), Verdict.OK)
+    >>> print(render(Report("an example", [outcome], judge([outcome], "pvlock")), "tap"), end="")
+    TAP version 14
+    # an example
+    1..1
+    ok 1 - 2.4/pvlock zero-or-one
+    # profile pvlock: 1 ok: conforms
+    """
     return {"tap": _tap, "json": _json, "junit": _junit}[form](report)
 
 
@@ -42,7 +53,7 @@ def _tap(report: Report) -> str:
         )
         evidence = ({"message": outcome.reason} if bad else {}) | outcome.evidence
         if evidence:
-            # JSON is YAML, and needs no quoting rules of its own.
+            # JSON is YAML too, and saves us YAML's rules of quoting.
             lines.append("  ---")
             lines += [f"  {key}: {json.dumps(value)}" for key, value in evidence.items()]
             lines.append("  ...")
@@ -113,5 +124,5 @@ def _junit(report: Report) -> str:
 
 
 def _xml(text: str) -> str:
-    """Drop what XML 1.0 cannot hold."""
+    """Replace the characters that XML 1.0 cannot hold."""
     return "".join(c if c == "\n" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

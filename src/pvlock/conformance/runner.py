@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Runs both halves of the suite on a machine that Python can make.
 
-The guest runs on up to four machines: as it should be, with no structure placed, with PV-lock off,
-and on a schedule that is known. On each it runs the cases whose needs that machine meets, so none
-of them may be skipped. The user-space checks make machines of their own.
+The guest runs on up to four machines: one as it should be, one with no structure placed, one with
+PV-lock off, and one with a known schedule. On each it runs the cases whose needs that machine
+meets, so it may skip none of them. The user-space checks make machines of their own.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pvlock.abi import STRUCTURE_SIZE, Policy
 from pvlock.conformance import schedule, userspace
-from pvlock.conformance.cases import Case, binary, guest_cases, select
+from pvlock.conformance.cases import HOST_DECIDES, Case, binary, guest_cases, select
 from pvlock.conformance.outcome import RUN, Outcome, Verdict
 from pvlock.conformance.tap import Log, read
 from pvlock.engines.contract import SystemEvent
@@ -20,20 +20,22 @@ from pvlock.errors import LogError, PvlockError
 from pvlock.machine import Machine
 
 MakeMachine = Callable[..., Machine]
-"""make(vcpus, pcpus, **options of machine.Machine) -> Machine."""
+"""Called as make(vcpus, pcpus, **options), with options of machine.Machine."""
 
 POISON = b"\xa5"
-"""What the padding of the structures holds when the guest starts: something older than it."""
+"""What the padding of the structures holds when the guest starts, as if left by another."""
 
 _LIMIT_NS = 2_000_000_000
 _LIMIT_PER_VCPU_NS = 100_000_000
 _OBSERVE_MS = 20
-"""Enough for a known scheduler; a real one takes its time."""
+"""How long the guest watches flags on the emulator."""
 _OBSERVE_REAL_MS = 500
+"""How long the guest watches flags on a real host, whose scheduler may take its time."""
 _ALWAYS = frozenset({"SMCCC", "TIME", "LSE", "GIC"})
 """What a machine has whether PV-lock is on or off."""
 _FOUND_OUT = frozenset({"OVERCOMMIT", "STALE", "LSE", "BLOCKS", "PARALLEL"})
-"""Needs that only running the case can tell: where they are not claimed, it may be skipped."""
+"""Needs of which only the run of a case tells whether the machine meets them. A case may be skipped
+for one that the machine does not claim to meet."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class _Plan:
     options: dict[str, Any]
     bootargs: str = ""
     needed: frozenset[str] = frozenset()
-    """Only cases that need one of these; nothing: all."""
+    """If not empty, only cases that need one of these run."""
 
 
 def run(
@@ -59,13 +61,21 @@ def run(
     without: Collection[str] = (),
     user_space: bool = True,
 ) -> list[Outcome]:
-    """Judge the machines that `make_machine` makes, under `policy`; return an outcome a case.
+    """Judge the machines that `make_machine` makes, under `policy`; return each case's outcome.
 
-    `cases` are patterns of names or clauses; without `user_space` only the guest's count.
-    `scripted` says that the engine takes scripts, and that a host stops no VCPU but by switching.
-    `without` are needs (see cases.h) that this engine does not claim to meet. A case that no
-    machine can run is SKIPPED; one that the guest skips although its needs are met has FAILED.
-    Nothing is raised but ConfigError: whatever a machine raises is the outcome of its run.
+    `cases` are patterns of names or clauses; without `user_space` they select the guest's cases
+    only. `scripted` says that the engine takes scripts, and that its host stops a VCPU in no other
+    way than by a switch. `without` are needs (see cases.h) that this engine does not claim to meet.
+    A case that no machine can run is SKIPPED. A case that the guest skips although its needs are
+    met has FAILED. Only ConfigError is raised: what a machine raises is the outcome of its run.
+
+    >>> def make(vcpus, pcpus, **options):
+    ...     return Machine(vcpus, pcpus, engine="emulator", **options)
+    >>> for outcome in run(make, Policy.SCHEDULED_OUT, ["own-flag", "attr-twice"]):
+    ...     print(outcome.case.name, outcome.verdict, f"({outcome.run})")
+    own-flag ok (scheduled-out)
+    attr-twice ok (user space)
+    completes ok (scheduled-out)
     """
     of_user_space = {case.name for case in userspace.cases()}
     chosen = select((*guest_cases(), *userspace.cases()), cases)
@@ -106,7 +116,7 @@ def _plans(
         {"policy": policy, "place": False},
         needed=frozenset({"UNSET"}),
     )
-    # On a real host PV time is the kernel's, and not ours to switch off.
+    # On a real host the kernel has PV time, and we cannot switch it off.
     no_time = {"NO_TIME"} if scripted else set()
     yield _Plan(
         "PV-lock and PV time off" if scripted else "PV-lock off",
@@ -147,11 +157,11 @@ def _run(
     if "script" in plan.options:
         vcpus = pcpus = 2
     log = Log()
-    ended, forced = "", {}
+    ended = ""
+    forced: Mapping[str, str] = {}
     try:
         with make_machine(vcpus, pcpus, bootargs=bootargs.strip(), **plan.options) as machine:
-            # What the host's kernel answers itself, whatever its VMM wants: case -> why.
-            forced = dict(getattr(machine.engine, "host_forces", {}))
+            forced = HOST_DECIDES.get(machine.engine.name, {})
             _prepare(machine, plan)
             ended = _until_off(machine, vcpus)
             text = machine.console.text
@@ -171,7 +181,7 @@ def _run(
 
 
 def _prepare(machine: Machine, plan: _Plan) -> None:
-    """Load the guest, and leave something in the structures: its first call must zero it."""
+    """Load the guest, and fill the structures' padding, which the guest's first call must zero."""
     for ipa in machine.pvlock.addresses.values():
         machine.memory.write(ipa + 8, POISON * (STRUCTURE_SIZE - 8), "conformance")
     if "NO_TIME" in plan.claims:
@@ -180,7 +190,7 @@ def _prepare(machine: Machine, plan: _Plan) -> None:
 
 
 def _until_off(machine: Machine, vcpus: int) -> str:
-    """Run to the end; return what is wrong with it, or nothing."""
+    """Run the machine until it is off; return what went wrong, or an empty text."""
     limit = _LIMIT_NS + vcpus * _LIMIT_PER_VCPU_NS + machine.engine.slack_ns
     event = machine.run(limit)
     if event is SystemEvent.OFF:
@@ -190,8 +200,8 @@ def _until_off(machine: Machine, vcpus: int) -> str:
     return f"the guest still runs after {limit / 1e9:g} s"
 
 
-def _settle(outcome: Outcome, plan: _Plan, forced: dict[str, str]) -> Outcome:
-    """Apply what the guest cannot know: the engine's claims, the schedule, and its host."""
+def _settle(outcome: Outcome, plan: _Plan, forced: Mapping[str, str]) -> Outcome:
+    """Return the outcome in the light of what the guest cannot know: claims, schedule, host."""
     case = outcome.case
     if outcome.verdict is Verdict.SKIPPED and case.needs <= plan.claims:
         reason = f"skipped, although this machine has what it needs: {outcome.reason}"

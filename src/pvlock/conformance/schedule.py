@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A schedule that is known to the nanosecond, and what the guest must then have seen.
+"""A schedule that is known to the nanosecond, and what the guest must see on it.
 
-VCPU 0 has a CPU of its own and writes down each change of VCPU 1's flag; VCPU 1 is put on its CPU
-and taken off it at known times. Only an engine with scripted schedules can do this.
+VCPU 0 has a CPU to itself, and writes down each change of VCPU 1's flag. VCPU 1 gets its CPU and
+loses it at known times. Only an engine with scripted schedules can do this.
 """
 
 import itertools
@@ -15,16 +15,16 @@ CHANGES_NS = (40_000_000, 40_040_000, 40_050_000, 40_051_000, 40_120_000, 40_200
               40_600_000, 42_000_000, 42_003_000)  # fmt: skip
 """VCPU 1 loses its CPU at the first of these times, gets it back at the second, and so on."""
 WATCH_NS = 42_100_000
-"""How long the guest looks on."""
+"""How long the guest watches."""
 SLACK_NS = 100
-"""One turn of the guest's loop, and the rest of a translated block."""
+"""How late the guest may see a change: by a turn of its loop and the rest of a block."""
 
 Event = tuple[int, int, int]
 """Time in ns, flag, heartbeats."""
 
 
 def script() -> list[Placement]:
-    """Return the schedule. Before its first change both VCPUs have a CPU, to get ready."""
+    """Return the schedule. Until its first change both VCPUs have a CPU, so that they can start."""
     lines = [Placement(0, 0, 0), Placement(0, 1, 1)]
     for number, time in enumerate(CHANGES_NS):
         lines.append(Placement(time, 1, None if number % 2 == 0 else 1))
@@ -32,9 +32,12 @@ def script() -> list[Placement]:
 
 
 def mismatch(evidence: object) -> str:
-    """Return why the events that the guest saw are not those of script(), or nothing.
+    """Return why the events that the guest saw are not those of script(), or an empty text.
 
-    `evidence` is what the guest printed: lists of three numbers.
+    `evidence` is what the guest printed: a list of lists of three numbers.
+
+    >>> mismatch([[0, 0, 0], [40_000_007, 1, 9]])
+    '1 changes of the flag at 10 switches'
     """
     if not isinstance(evidence, list) or not all(_is_event(event) for event in evidence):
         return "the guest reported no events"
@@ -53,7 +56,7 @@ def mismatch(evidence: object) -> str:
 
 
 def _progress(events: Sequence[Event]) -> str:
-    """VCPU 1 must get on while its flag is 0; that it stood still at 1, the guest has judged."""
+    """Check that VCPU 1 ran while its flag was 0. The guest checks that it stood still at 1."""
     for (_, flag, beats), (until, _, later) in itertools.pairwise(events):
         if not flag and beats == later:
             return f"VCPU 1 did not run before {until} ns"

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Reads what the conformance guest prints: TAP 14, strictly.
 
-As long as no line begins like TAP, firmware and boot loaders may print before `TAP version 14` and
-the VMM after the summary. Anything else that is missing, doubled, out of order or contradicts
-itself makes the log worthless, and LogError says what it was. All that is taken from a log is
-printable ASCII, as the guest has nothing else to say: it can be shown anywhere.
+Firmware and boot loaders may print before `TAP version 14`, and the VMM after the summary, as long
+as no such line begins like TAP. A log in which anything else is missing, doubled, out of order or
+contradictory is worthless, and LogError says why. What is taken from a log is printable ASCII, as
+the guest prints nothing else, so it can be shown anywhere.
 """
 
 import re
@@ -27,7 +27,7 @@ _SUMMARY = re.compile(r"# summary: (\d{1,4}) ok, (\d{1,4}) not ok, (\d{1,4}) ski
 _FACTS = ("psci", "machine", "interface", "wake", "policy")
 _FACT = re.compile(r"# ([a-z]+): (.+)")
 _INTERFACE = re.compile(r"(present|unset|absent) \(.+\)")
-# Evidence: a number, a word, a message, a list of numbers; or below a key, a line for each list.
+# Evidence is a number, a word, a message or a list of numbers; or, below its key, many lists.
 _KEY = re.compile(r"  ([a-z0-9-]+):(?: (.+))?")
 _ITEM = re.compile(r"    - (.+)")
 _NUMBER = r"(?:0x[0-9a-f]{1,16}|[0-9]{1,20})"
@@ -39,7 +39,7 @@ _SHOWN = 60
 
 @dataclass
 class Log:
-    """What a run of the guest said: facts about the machine, and an outcome for each case."""
+    """What the guest said in a run: facts about the machine, and an outcome for each case."""
 
     facts: dict[str, str] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Log:
 
 
 class _Reader:
-    """A line at a time, with its number for errors."""
+    """Gives a line at a time, and knows its number for errors."""
 
     def __init__(self, lines: list[str], first: int) -> None:
         self._lines, self.at = lines, first
@@ -81,9 +81,19 @@ def _short(line: str) -> str:
 
 
 def parse(text: str, run: str = "") -> Log:
-    """Return what the guest reported in a console log. Raises LogError unless all of it is there.
+    """Return what the guest reported in a console log. Raises LogError if the report is not whole.
 
-    `run` becomes the name of the outcomes' run.
+    Outcome.run of each outcome becomes `run`.
+
+    >>> from pvlock.conformance.cases import binary
+    >>> from pvlock.image import parse as guest
+    >>> from pvlock.machine import Machine
+    >>> with Machine(2, engine="emulator", bootargs="cases=own-flag") as machine:
+    ...     loaded = machine.load(guest(binary("Image"), "Image"))
+    ...     event = machine.run(1_000_000_000)
+    >>> log = parse(machine.console.text)
+    >>> log.interface, [(str(outcome.verdict), outcome.case.name) for outcome in log.outcomes]
+    ('present', [('ok', 'own-flag')])
     """
     log = Log()
     read(text, log, run)
@@ -91,7 +101,7 @@ def parse(text: str, run: str = "") -> Log:
 
 
 def read(text: str, log: Log, run: str = "") -> None:
-    """Do as parse() does, but into `log`, which after a LogError has what came before it."""
+    """Add to `log` what parse() would return. After a LogError, `log` has what came before it."""
     if len(text) > _LONGEST:
         raise LogError(f"the log is longer than {_LONGEST >> 20} MiB")
     # Serial lines end in CR LF, and where firmware prints, in CR CR LF.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Checks of the user-space side: the VCPU attribute and what a reset keeps (sections 5 and 9).
 
-A library: point it at a VM object of your own by writing an adapter with the methods of `Vm`, and
+This is a library. To check a VM object of your own, write an adapter with the methods of `Vm`, and
 call `check(make)`, where `make(pvlock)` creates a fresh VM, with PV-lock on or off. `MachineVm` is
 the adapter for pvlock's own machine. Results are as KVM's ioctls give them: 0 or a negative errno.
 """
@@ -38,10 +38,13 @@ class Vm(Protocol):
         """KVM_HAS_DEVICE_ATTR on the VCPU."""
 
     def set_attr(self, vcpu: int, group: int, attr: int, value: int | None) -> int:
-        """KVM_SET_DEVICE_ATTR with a pointer to `value`; None: a pointer that cannot be read."""
+        """KVM_SET_DEVICE_ATTR with a pointer to `value`, or, if None, one that cannot be read."""
 
     def get_attr(self, vcpu: int, group: int, attr: int, writable: bool) -> tuple[int, int]:
-        """KVM_GET_DEVICE_ATTR: the result, and what it stored where `writable` (else 0)."""
+        """KVM_GET_DEVICE_ATTR, with a pointer that is `writable` or not.
+
+        Returns the result and the value that was stored; 0 if none was.
+        """
 
     def reset(self, vcpu: int) -> None:
         """Reset the VCPU, as when it goes off and on."""
@@ -54,7 +57,7 @@ class Vm(Protocol):
 
 
 Make = Callable[[bool], Vm]
-"""Create a VM, its PV-lock on or off."""
+"""Creates a VM with its PV-lock on or off."""
 
 
 class _Failed(Exception):
@@ -82,14 +85,19 @@ def _check(
 
 
 def cases() -> tuple[Case, ...]:
-    """Return what is checked."""
+    """Return the cases of this module."""
     return tuple(check.case for check in _CHECKS)
 
 
 def check(make: Make, patterns: Collection[str] = ("*",)) -> list[Outcome]:
-    """Run the checks that `patterns` select, each on a VM of its own; whatever happens is reported.
+    """Run the checks that `patterns` select, each on a VM of its own; return their outcomes.
 
-    What `make` or a VM raises fails the check: no attribute may end the VMM.
+    If `make` or a VM raises an exception, the check has failed: no attribute may end the VMM.
+
+    >>> def make(pvlock):
+    ...     return MachineVm(Machine(2, engine="emulator", pvlock=pvlock, place=False))
+    >>> [(outcome.case.name, str(outcome.verdict)) for outcome in check(make, ["5.5", "5.6"])]
+    [('attr-misaligned', 'ok'), ('attr-twice', 'ok')]
     """
     chosen = {case.name for case in select(cases(), patterns)}
     return [_run(item, make) for item in _CHECKS if item.case.name in chosen]
@@ -258,12 +266,12 @@ def _stays(vm: Vm) -> None:
 
 
 class MachineVm:
-    """pvlock's own machine as a Vm; it is closed with it."""
+    """pvlock's own machine as a Vm. close() closes the machine too."""
 
     _POINTER, _BAD_POINTER = 0x1000, 0
 
     def __init__(self, machine: Machine) -> None:
-        """`machine` was made with `place` off; its PV-lock region is the slot called "pvlock"."""
+        """Take `machine`, made with `place` off. Its PV-lock region is the slot called "pvlock"."""
         self._machine = machine
         self._word = 0
         slots = {slot.name: slot for slot in machine.memory.slots}
@@ -289,7 +297,7 @@ class MachineVm:
         return result, self._word
 
     def reset(self, vcpu: int) -> None:
-        """See Vm: a start resets a VCPU, as PSCI CPU_ON does."""
+        """See Vm. A start resets a VCPU, as PSCI CPU_ON does."""
         self._machine.vcpus[vcpu].start(self._machine.memory.slots[0].base)
 
     def read(self, ipa: int, size: int) -> bytes:
@@ -300,7 +308,7 @@ class MachineVm:
         """See Vm."""
         self._machine.close()
 
-    # -- attribute.UserMemory: one word --
+    # -- attribute.UserMemory, with one word --
 
     def read_u64(self, addr: int) -> int:
         """Return the word."""

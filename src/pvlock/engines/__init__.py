@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Engines: what runs a machine's VCPUs. They are opened by name, and only then imported."""
+"""An engine runs a machine's VCPUs. Engines are opened by name, and imported only then."""
 
 import os
 
@@ -12,7 +12,7 @@ VARIABLE = "PVLOCK_ENGINE"
 
 
 def named() -> str | None:
-    """Return the engine that VARIABLE names, None for none. Raises ConfigError."""
+    """Return the engine that VARIABLE names, or None if it names none. Raises ConfigError."""
     name = os.environ.get(VARIABLE, "")
     if name and name not in NAMES:
         raise ConfigError(f"{VARIABLE}: {_unknown(name)}")
@@ -22,9 +22,12 @@ def named() -> str | None:
 def choose(name: str) -> str:
     """Return the engine that `name` stands for.
 
-    `auto` takes the one that VARIABLE names; else KVM only where all it needs is there. Raises
-    EngineUnavailable, never falling back to another engine, and ConfigError for a name that no
-    engine has.
+    `auto` stands for the engine that VARIABLE names. Without VARIABLE it stands for KVM where the
+    host has all that KVM needs, and for the emulator elsewhere. Raises EngineUnavailable where an
+    engine was named and cannot run (no other takes its place), ConfigError for an unknown name.
+
+    >>> choose("emulator")
+    'emulator'
     """
     if name not in NAMES:
         raise ConfigError(_unknown(name))
@@ -47,7 +50,8 @@ def _unknown(name: str) -> str:
 def opener(name: str) -> Opener:
     """Return what opens the engine called `name`; raises as choose().
 
-    For `kvm` the host is asked nothing: where KVM then fails, explain() says why.
+    The host is not asked whether it has what `kvm` needs. If the machine cannot be made, require()
+    finds out why.
     """
     if name == "kvm" or choose(name) == "kvm":
         from pvlock.engines.kvm.engine import KvmEngine
@@ -58,10 +62,10 @@ def opener(name: str) -> Opener:
     return EmulatorEngine
 
 
-def explain(name: str) -> None:
+def require(name: str) -> None:
     """Raise EngineUnavailable if the host lacks what a machine on the engine `name` needs.
 
-    For a machine that could not be made: to ask first would take longer than to make it.
+    Call it when a machine could not be made. To ask before would take longer than to make it.
     """
     if name == "kvm":
         from pvlock.engines.kvm import probe

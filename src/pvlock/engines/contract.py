@@ -2,7 +2,7 @@
 """What an engine is: the little that differs between an emulated machine and KVM.
 
 An engine maps memory slots, runs VCPUs, publishes `preempted`, and hands what it cannot answer to a
-Handler. Device tree, loader, console and hypercalls are above it and know no engine.
+Handler. Device tree, loader, console and hypercalls are above the engine, whichever it is.
 """
 
 import enum
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from pvlock.abi import Policy
+from pvlock.host import SIMULATED, Host
 from pvlock.memory import MemorySlot
 
 
@@ -24,67 +24,110 @@ class SystemEvent(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Placement:
-    """A line of a scripted schedule: from `time_ns` on, `cpu` is for `vcpu` (None: nobody)."""
+    """A line of a scripted schedule: from `time_ns` on, `cpu` runs `vcpu`, or nobody if None."""
 
     time_ns: int
     cpu: int
     vcpu: int | None
 
 
-@dataclass(frozen=True)
-class EngineConfig:
-    """What a machine is made of; times in ns of guest time.
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig(Host):
+    """What an engine is told of its machine: the host, and what is no property of any host.
 
-    `script` replaces the round-robin scheduler (emulator only). `record` keeps every switch.
-    `trap_wfe`: a WFE gives its CPU away while VCPUs wait for one (KVM's wfe_trap_policy).
-    `coalesced` are device registers whose writes nobody waits for; they arrive in order, and before
-    any other question. `exit_ns` is what leaving the guest costs it, `switch_ns` what putting a
-    VCPU on a CPU costs.
+    `script` replaces the round-robin scheduler. With `record` the engine keeps every switch.
+    `coalesced` are the addresses of device registers. The engine may collect writes to them, and
+    hands them to its Handler in order, before it asks the Handler anything else.
     """
 
-    vcpus: int
-    pcpus: int
-    policy: Policy
-    slice_ns: int = 3_000_000
-    quantum_ns: int = 1_000
-    seed: int = 1
-    script: tuple[Placement, ...] | None = None
+    script: tuple[Placement, ...] | None = field(default=None, metadata=SIMULATED)
     record: bool = False
-    trap_wfe: bool = True
     coalesced: tuple[int, ...] = ()
-    exit_ns: int = 1_000
-    switch_ns: int = 3_000
 
 
-VIRTUAL_TIME = ("slice_ns", "quantum_ns", "script", "trap_wfe", "exit_ns", "switch_ns")
-"""What of an EngineConfig describes a host that is emulated; a real one is as it is."""
+class HostEvent(enum.IntEnum):
+    """What the host's scheduler did with a VCPU; the value is its number in a packed record.
+
+    `bpf/switches.bpf.c` has the same numbers.
+    """
+
+    IN = 0
+    """The VCPU got a CPU."""
+    SLICE = 1
+    """The VCPU lost its CPU although it could have gone on, because its time was over."""
+    YIELD = 2
+    """The VCPU gave its CPU to another VCPU: its WFE trapped."""
+    WFI = 3
+    """The VCPU lost its CPU because it waits for an interrupt."""
+    OFF = 4
+    """The VCPU lost its CPU because it was turned off or stopped."""
+    SCRIPT = 5
+    """The VCPU lost its CPU because a scripted schedule said so."""
+    READY = 6
+    """The VCPU was blocked or off, and can run again when a CPU is free. This is no switch."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Switch:
-    """A VCPU that got a CPU (`reason` None) or lost it, at `time_ns`."""
+    """A VCPU that got `cpu` (HostEvent.IN) or lost it (all others but READY), at `time_ns`."""
 
     time_ns: int
     cpu: int
     vcpu: int
-    reason: str | None
+    event: HostEvent
+
+    @property
+    def reason(self) -> str | None:
+        """Why the VCPU lost the CPU: slice, yield, wfi, off or script; None if it got the CPU."""
+        return None if self.event is HostEvent.IN else self.event.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A VCPU that was blocked or off, and waits for a CPU from `time_ns` on."""
+
+    time_ns: int
+    vcpu: int
 
 
 SWITCH = struct.Struct("<qiHH")
-"""A switch, packed: its time in ns, VCPU, CPU, and the place of its reason in REASONS."""
+"""A Switch or a Ready is packed as time in ns, VCPU, CPU (0 for a Ready), number of HostEvent."""
 
-READY = "ready"
-REASONS = (None, "slice", "yield", "wfi", "off", "script", READY)
-"""Why a VCPU lost its CPU; None: it got one. READY is no switch: a VCPU that was blocked or off can
-run from then on, if a CPU is free."""
+
+def pack(record: Switch | Ready) -> bytes:
+    """Pack one record (SWITCH).
+
+    >>> unpack(pack(Switch(9, 1, 0, HostEvent.WFI)))
+    [Switch(time_ns=9, cpu=1, vcpu=0, event=<HostEvent.WFI: 3>)]
+    """
+    if isinstance(record, Ready):
+        return SWITCH.pack(record.time_ns, record.vcpu, 0, HostEvent.READY)
+    return SWITCH.pack(record.time_ns, record.vcpu, record.cpu, record.event)
+
+
+def unpack(packed: bytes | bytearray) -> list[Switch | Ready]:
+    """Return the records that are packed one after the other; raises ValueError for nonsense."""
+    if len(packed) % SWITCH.size:
+        raise ValueError(f"{len(packed)} bytes are no whole number of records")
+    return [
+        Ready(time_ns, vcpu)
+        if number == HostEvent.READY
+        else Switch(time_ns, cpu, vcpu, HostEvent(number))
+        for time_ns, vcpu, cpu, number in SWITCH.iter_unpack(packed)
+    ]
+
+
+def switches_in(packed: bytes | bytearray) -> list[Switch]:
+    """Return the switches among the packed records; raises ValueError for nonsense."""
+    return [record for record in unpack(packed) if isinstance(record, Switch)]
 
 
 @dataclass(frozen=True)
 class Counter:
-    """The guest's counter (CNTVCT_EL0): `hz` ticks a second, `offset_ns` behind the engine's clock.
+    """The guest's counter (CNTVCT_EL0), which has `hz` ticks a second.
 
-    An event that the guest stamps with `ticks` was at ticks / hz seconds + `offset_ns` of the
-    engine's time, the one of Switch.
+    An event that the guest stamps with `ticks` happened at ticks / hz seconds + `offset_ns` of the
+    engine's time. The times of Switch and Ready are the engine's too.
     """
 
     hz: int
@@ -93,7 +136,7 @@ class Counter:
 
 @dataclass(frozen=True)
 class VcpuUsage:
-    """What one VCPU used: instructions (None: not counted), ns on a CPU and waiting for one."""
+    """What one VCPU used: instructions (None if uncounted), ns on a CPU, ns waiting for one."""
 
     instructions: int | None
     running_ns: int
@@ -102,7 +145,7 @@ class VcpuUsage:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a machine used up to now; `exits` counts what left the guest, by kind."""
+    """What a machine used so far; `exits` counts by kind how often a VCPU left the guest."""
 
     time_ns: int
     switches: int
@@ -111,16 +154,16 @@ class Usage:
 
 
 class Handler(Protocol):
-    """Answers what the engine does not know. Called while the VCPU waits."""
+    """Answers what the engine cannot answer. The VCPU waits for the answer."""
 
     def hypercall(self, vcpu: int, registers: Sequence[int]) -> Sequence[int]:
         """Answer an HVC: X0 to X3 in, X0 to X3 out."""
 
     def mmio_read(self, vcpu: int, ipa: int, size: int) -> int | None:
-        """Read a device register of 1, 2, 4 or 8 bytes; None: nothing is there."""
+        """Read a device register of 1, 2, 4 or 8 bytes; return None if no device is there."""
 
     def mmio_write(self, vcpu: int, ipa: int, size: int, value: int) -> bool:
-        """Write a device register; False: nothing is there."""
+        """Write a device register; return False if no device is there."""
 
 
 class Engine(Protocol):
@@ -130,7 +173,10 @@ class Engine(Protocol):
     step_ns: int
     """The shortest run() that does not disturb the guest."""
     slack_ns: int
-    """How much longer than its guest's own time a run may take: starting, waiting for CPUs."""
+    """How much longer a run may take than the guest's own time, to start and to wait for CPUs."""
+
+    def entropy(self, size: int) -> bytes:
+        """Return `size` bytes for the guest's random numbers: the same again where runs repeat."""
 
     def start(self, vcpu: int, entry: int, x0: int) -> None:
         """Let a VCPU start at IPA `entry` with X0, as the boot protocol says."""
@@ -157,7 +203,7 @@ class Engine(Protocol):
         """Return what was used so far."""
 
     def switches(self) -> list[Switch]:
-        """Return the recorded switches, oldest first."""
+        """Return the recorded switches, oldest first. A Ready is no switch, and left out."""
 
     def close(self) -> None:
         """End the machine and free everything; safe to call twice."""
@@ -165,7 +211,7 @@ class Engine(Protocol):
 
 @runtime_checkable
 class Interrupting(Protocol):
-    """What an engine has besides, if devices above it can interrupt."""
+    """What an engine also has if devices above it can interrupt the guest."""
 
     def set_line(self, interrupt: int, level: bool) -> None:
         """Raise or lower the line of shared peripheral interrupt `interrupt` (32 or higher)."""
@@ -173,18 +219,18 @@ class Interrupting(Protocol):
 
 @runtime_checkable
 class Showing(Protocol):
-    """What an engine has besides, if guests can read a device of its without leaving the guest."""
+    """What an engine also has if the guest can read a page of a device without an exit."""
 
     def show(self, ipa: int, page: bytes | None) -> None:
-        """Let reads of the page at `ipa` see `page`, without an exit; None: they exit again.
+        """Let the guest read `page` at `ipa` without an exit; with None its reads exit again.
 
-        Writes exit as before. Does nothing where a page of the host is larger than `page`.
+        Writes exit as before. The call does nothing where the host's pages are larger than `page`.
         """
 
 
 @runtime_checkable
 class Recording(Protocol):
-    """What an engine has besides, if a machine on it can be traced."""
+    """What an engine also has if its machine can be traced."""
 
     counter: Counter
     skew_ns: int
@@ -193,22 +239,23 @@ class Recording(Protocol):
     """How many events the ring of each VCPU has, a power of two."""
 
     def take_switches(self) -> bytes:
-        """Return the recorded switches since the last call, packed one after the other (SWITCH).
+        """Return the Switch and Ready records since the last call, packed (SWITCH).
 
-        They are then forgotten, also by switches(). Those of one VCPU are in order.
+        The engine forgets these records, so that switches() no longer has them. The records of one
+        VCPU are in order.
         """
 
     @property
     def lost_switches(self) -> Sequence[int]:
-        """By VCPU, how many switches could not be recorded so far; empty: that cannot be."""
+        """How many records of each VCPU were lost so far; empty if none can be lost."""
 
 
 @runtime_checkable
 class Live(Recording, Protocol):
-    """A Recording engine whose run() is so long that what is recorded must be taken meanwhile."""
+    """A Recording engine whose records must be taken while run() is still under way."""
 
     collect: Callable[[int], None] | None
-    """Called with the engine's time: as run() begins, now and then while VCPUs run, as it ends."""
+    """What the engine calls, with its time, as run() begins, now and then in it, and as it ends."""
 
 
 class Opener(Protocol):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""System registers by name, for every engine: how MRS and MSR encode them."""
+"""The system registers that every engine knows by name, and their encodings."""
 
 
 def key(op0: int, op1: int, crn: int, crm: int, op2: int) -> int:
@@ -8,6 +8,7 @@ def key(op0: int, op1: int, crn: int, crm: int, op2: int) -> int:
 
 
 SYSTEM_REGISTERS = {
+    "id_aa64mmfr0_el1": key(3, 0, 0, 7, 0),
     "sctlr_el1": key(3, 0, 1, 0, 0),
     "cpacr_el1": key(3, 0, 1, 0, 2),
     "ttbr0_el1": key(3, 0, 2, 0, 0),
@@ -22,7 +23,7 @@ SYSTEM_REGISTERS = {
     "vbar_el1": key(3, 0, 12, 0, 0),
     "tpidr_el1": key(3, 0, 13, 0, 4),
 }
-"""What Engine.get and Engine.set know besides x0 to x30, sp, pc and pstate."""
+"""The registers that Engine.get and Engine.set know besides x0 to x30, sp, pc and pstate."""
 
 EL1H_MASKED = 0x3C5
 """PSTATE at which the boot protocol and PSCI CPU_ON start a VCPU: EL1h, D, A, I and F set."""

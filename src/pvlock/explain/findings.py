@@ -23,7 +23,11 @@ _QUEUE = (Part.QUEUE_PREEMPTED, Part.QUEUE_BLOCKED)
 
 @dataclass
 class Total:
-    """Some waits together: how many, the ns of all and of the longest, by `parts`."""
+    """Some waits together: their number, the longest, and the sums of their times; all in ns.
+
+    `parts` has the ns that are put down to each Part. `spun` and `asleep` are sums of those columns
+    of Waits.
+    """
 
     waits: int
     longest: int
@@ -33,21 +37,22 @@ class Total:
 
     @property
     def ns(self) -> int:
-        """How long all of them waited, in VCPU ns."""
+        """The length of all these waits together, in VCPU ns."""
         return int(self.parts.sum())
 
     @property
     def off_cpu(self) -> int:
-        """How much of that was for VCPUs off their CPUs."""
+        """The part of `ns` for which VCPUs off their CPUs kept the waiters waiting."""
         return int(self.parts[list(OFF_CPU)].sum())
 
 
 @dataclass
 class Culprit:
-    """Why a VCPU was off its CPU from `start` to `end`, and what waiting of others it `cost`.
+    """A VCPU that was off its CPU from `start` to `end`, in ns, while others waited for it.
 
-    Most of it `lock`, which the VCPU owned, or, if `queue`, at whose queue's head it was. Times in
-    ns, the cost in VCPU ns, that of `waits` waits.
+    `reason` says why it was. `cost` is the sum of the delays, in VCPU ns, in `waits` waits. `lock`
+    is the one that caused most of the cost: the VCPU owned it, or, if `queue`, was the head of the
+    queue in front of it.
     """
 
     vcpu: int
@@ -62,7 +67,7 @@ class Culprit:
 
 @dataclass
 class Pair:
-    """How long, in ns, `waiter` waited for `vcpu`, and how much of it that was off its CPU."""
+    """VCPU `waiter` waited for VCPU `vcpu` for `ns`; for `off_cpu` of it, that was off its CPU."""
 
     waiter: int
     vcpu: int
@@ -72,7 +77,11 @@ class Pair:
 
 @dataclass
 class Chain:
-    """For `ns` from `at` on, VCPU `waiter` waited for each lock's VCPU to wait for the next one."""
+    """From `at` on, for `ns`, VCPU `waiter` waited for a VCPU that waited for another, and so on.
+
+    `links` has, in this order, each lock and the VCPU that it was waited for. `reason` says why the
+    last of these VCPUs was off its CPU.
+    """
 
     waiter: int
     links: list[tuple[str, int]]
@@ -83,9 +92,12 @@ class Chain:
 
 @dataclass
 class Findings:
-    """Everything there is to say; `locks` and `pairs` worst first, `vcpus` by number.
+    """Everything that can be said of a trace, for all its locks, or for those called `only`.
 
-    `culprits` and `chains` are the worst ones only; `worst` is the worst preemption.
+    `locks` has, for each lock's name, how often it was acquired and the waits for it. `vcpus` has
+    the waits of each VCPU. `caused` says how much waiting of others, in ns, each VCPU caused while
+    it was off its CPU. `culprits` and `chains` are the worst ones only, and `worst` is the
+    preemption that cost most. `locks`, `culprits`, `pairs` and `chains` have the worst first.
     """
 
     attribution: Attribution
@@ -101,15 +113,29 @@ class Findings:
 
     @property
     def events(self) -> Events:
-        """The events that all this was found in."""
+        """The table of events in which all this was found."""
         return self.attribution.events
 
 
 def find(events: Events, lock: str | None = None, top: int = 4) -> Findings:
-    """Attribute the waiting in `events`: for all locks, or for those that `lock` means.
+    """Find what the waiting in `events` was for, for all locks, or for those that `lock` means.
 
-    That is one by its address or by what the findings call it; or all to which the guest gave that
-    name. Raises TraceError where the guest recorded no locks, or not this one.
+    `lock` is a lock's address, or what Events.name_of() calls it, or a name that the guest gave to
+    several locks: then it means all of these. `top` is how many culprits and chains are kept.
+    Raises TraceError where the guest recorded no locks, or none that `lock` means.
+
+    >>> from pvlock import Machine
+    >>> from pvlock.workload import image_of
+    >>> guest = {"bootargs": "duration=1000000", "engine": "emulator", "trap_wfe": False}
+    >>> with Machine(3, 2, slice_ns=50_000, pvlock=False, trace=True, **guest) as machine:
+    ...     _ = machine.load(image_of("ticket", trace=True))
+    ...     _ = machine.run(100_000_000)
+    ...     events = machine.events()
+    >>> found = find(events)
+    >>> print("It says:", sentence(found))  # doctest: +ELLIPSIS
+    It says: ...% of all waiting was for VCPUs that were off their CPUs (...
+    >>> found.culprits[0].reason, found.culprits[0].lock
+    ('preempted', 'ticket lock')
     """
     if not events.locks():
         raise TraceError("the guest recorded no locks")
@@ -173,7 +199,7 @@ def _total(found: Attribution, which: Bools, parts: Ints | None = None) -> Total
 def _culprits(
     found: Attribution, delayed: Bools, names: list[str], top: int
 ) -> tuple[list[Culprit], Culprit | None]:
-    """Return what had the highest costs, the highest first, and the worst preemption."""
+    """Return the culprits with the highest costs, the highest first, and the worst preemption."""
     event, cost = found.costs(delayed)
     order = np.lexsort((event, -cost))
     preempted = found.events.kind[event[order]] == Kind.PREEMPTED
@@ -220,7 +246,7 @@ def _pairs(all_: Ints, off_cpu: Ints) -> list[Pair]:
 
 
 def _chains(found: Attribution, delayed: Bools, names: list[str], top: int) -> list[Chain]:
-    """Return the longest chains that end in a VCPU off its CPU, one for each wait."""
+    """Return the chains with the most links that end in a VCPU off its CPU, one for each wait."""
     delays = found.delays
     rows = np.flatnonzero(delayed & (delays.links > 0))
     ns = (delays.end - delays.start)[rows]
@@ -240,7 +266,7 @@ def _chains(found: Attribution, delayed: Bools, names: list[str], top: int) -> l
 
 
 def sentence(found: Findings) -> str:
-    """Say in a sentence or two what the waiting was for."""
+    """Return a sentence or two that say what the waiting was for."""
     total = found.total
     if not total.ns:
         return "Nobody waited for a lock."
@@ -261,7 +287,7 @@ def sentence(found: Findings) -> str:
 
 
 def doubts(found: Findings) -> list[str]:
-    """Say what is missing in the trace or makes no sense, a sentence each."""
+    """Return a line for each thing that is missing in the trace, or that makes no sense."""
     of, events = found.attribution, found.events
     unknown = int(found.total.parts[Part.UNKNOWN])
     texts = (
@@ -276,19 +302,27 @@ def doubts(found: Findings) -> list[str]:
 
 
 def vcpu_ms(ns: int) -> str:
-    """Return a sum over VCPUs in VCPU·ms, three digits or more."""
+    """Return a sum over VCPUs in VCPU·ms, with at least three digits if it has as many.
+
+    >>> vcpu_ms(57_412_345), vcpu_ms(1_234_567_890), vcpu_ms(12_000_000)
+    ('57.4', '1,235', '12')
+    """
     ms = ns / 1e6
     return f"{ms:,.0f}" if ms >= 100 else f"{float(f'{ms:.3g}'):.10g}"
 
 
 def percent(ns: int, of: int) -> str:
-    """Return a share in whole percent, and no 0 % where there is something."""
+    """Return a share in whole percent; a share that is not 0 is not written as 0 %.
+
+    >>> percent(57, 117), percent(1, 1000), percent(0, 1000)
+    ('49%', '<1%', '0%')
+    """
     share = ns / max(of, 1)
     return f"{share:.0%}" if share >= 0.005 or not ns else "<1%"
 
 
 def as_dict(found: Findings) -> dict[str, Any]:
-    """Return everything, for programs; times in ns."""
+    """Return the findings as the JSON of `pvlock explain --json` has them, with times in ns."""
     return {
         **found.events.settings,
         "run_ns": found.events.end - found.events.start,

@@ -17,7 +17,7 @@ _COLUMNS = {
     "no\nowner": (Part.NO_OWNER,),
     "\nunknown": (Part.UNKNOWN,),
 }
-"""What waiting was for, by the title of its column; one that is empty is left out."""
+"""The titles of the columns, and the parts that each adds up. Empty columns are left out."""
 
 _NAMES = {
     Part.OWN_PREEMPTED: "the waiter had no CPU",
@@ -33,7 +33,7 @@ _NAMES = {
 
 
 def title(events: Events) -> str:
-    """Say in a line which run this is."""
+    """Return a line that says which run this is."""
     known = events.settings
     facts = [
         str(known.get("guest", "a guest")),
@@ -54,12 +54,12 @@ def _pvlock(events: Events) -> str:
 
 
 def waiting(found: Findings, top: int) -> Table:
-    """Return the waiting in all, by lock and by waiting VCPU, with what it was for."""
+    """Return a table of what the waiting was for: of all of it, by lock, and by waiter."""
     columns = {
         name: parts for name, parts in _COLUMNS.items() if found.total.parts[list(parts)].any()
     }
     table = Table(box=None, pad_edge=False)
-    # Names of locks may be long: they fold, and figures stay whole.
+    # A lock's name may be long. So names are folded where need be, and figures are not.
     table.add_column("\nwaiting", overflow="fold")
     for text in ("\nacquired", "\nwaits", "\nlongest", "\nVCPU·ms", *columns):
         table.add_column(text, justify="right", no_wrap=True)
@@ -82,7 +82,7 @@ def waiting(found: Findings, top: int) -> Table:
 
 
 def culprits(found: Findings) -> Table:
-    """Return which VCPUs, off their CPUs, cost most."""
+    """Return a table of the absences of VCPUs from their CPUs that cost most."""
     table = Table(box=None, pad_edge=False)
     table.add_column("off its CPU", no_wrap=True)
     for text in ("at", "for", "cost, VCPU·ms", "waits"):
@@ -104,7 +104,7 @@ def culprits(found: Findings) -> Table:
 
 
 def pairs(found: Findings, top: int) -> Table:
-    """Return who waited for whom most."""
+    """Return a table of the pairs of VCPUs of which one waited longest for the other."""
     table = Table(box=None, pad_edge=False)
     table.add_column("waiter")
     table.add_column("waited for")
@@ -117,7 +117,7 @@ def pairs(found: Findings, top: int) -> Table:
 
 
 def chains(found: Findings) -> list[str]:
-    """Return the longest chains, a line each."""
+    """Return a line for each chain."""
     result = []
     for one in found.chains:
         text = "".join(f" → {lock} → VCPU {vcpu}" for lock, vcpu in one.links)
@@ -127,7 +127,7 @@ def chains(found: Findings) -> list[str]:
 
 
 def comparison(one: Findings, other: Findings) -> Table:
-    """Return two runs side by side."""
+    """Return a table of two runs side by side."""
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for found in (one, other):

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The timeline of one trace, or of two below each other, as a picture (PNG, SVG) by matplotlib.
 
-A lane for each VCPU. Its ground is what the host did with it; on that, its waits above and the
-locks that it owned below. Where much happens within a column of pixels, heights say for how much of
-that time. The worst preemption is marked, with an arrow to each VCPU that it kept waiting.
+Each VCPU has a lane. The lane's ground shows what the host did with the VCPU. On it are bars: above
+the VCPU's waits, below the locks that it owned. Where much happens within a column of pixels, the
+height of a bar says for how much of that time. The worst preemption has a frame, and an arrow leads
+from it to each VCPU that it kept waiting.
 """
 
 import warnings
@@ -34,16 +35,16 @@ _DPI = 150
 _WIDTH = 10.0
 _LANE = 0.34
 _WHOLE_NS = 50_000_000
-"""What is shown at most: of a longer run, so much around its worst preemption."""
+"""The longest time that is shown. Of a longer run it is the time around its worst preemption."""
 _MOST_LANES = 32
 _LONGEST_NAME = 48
 _COLUMNS = 1350
-"""Parts of the width, about a pixel each."""
+"""The number of columns in the width of a lane; each is about a pixel."""
 _GROUND, _UPPER, _LOWER = (0.04, 0.96), (0.12, 0.46), (0.54, 0.88)
-"""Within a lane, from its top: 0 to 1."""
+"""Where they begin and end within a lane, from its top, 0, to its bottom, 1."""
 
 _INK, _PALE, _MARK = "#1a1a1a", "#666666", "#000000"
-# Okabe and Ito's colours, and differences of lightness: told apart without colour vision too.
+# Okabe and Ito's colours. They differ in lightness too, for people who see no colours.
 _STATES = (
     ((Kind.SCHED_IN,), {"facecolor": "#d6e9f8"}, "running"),
     (
@@ -56,20 +57,20 @@ _OWNS, _WAITS, _DELAYED = "#0b4f8a", "#f0c419", "#d55e00"
 
 
 def check(path: Path) -> None:
-    """Refuse early a picture that could not be drawn later. Raises ConfigError."""
+    """Raise ConfigError if a picture could not be written to `path`: before the work, not after."""
     refuse_unwritable(path, f"--figure {path}", (".png", ".svg"))
     load_extra("matplotlib", "plot", f"--figure {path}")
 
 
 def draw(path: Path, traces: Sequence[Findings]) -> None:
-    """Draw the timelines, all of them over the same time. Raises ConfigError."""
+    """Draw the timelines of `traces`, all over the same time, to `path`. Raises ConfigError."""
     matplotlib = load_extra("matplotlib", "plot", str(path))
     figure_class = load_extra("matplotlib.figure", "plot", str(path)).Figure
     metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
     lanes = [min(found.events.vcpus, _MOST_LANES) for found in traces]
     window = _window(traces)
     with matplotlib.rc_context(_STYLE), replacing(path) as file, warnings.catch_warnings():
-        # As for a letter of a name that the font lacks: there is a box in its place.
+        # A lock's name may have a letter that the font lacks. A box in its place is good enough.
         warnings.simplefilter("ignore", UserWarning)
         figure = figure_class(layout="constrained", facecolor="white")
         figure.set_size_inches(_WIDTH, 0.9 + sum(_LANE * count + 0.45 for count in lanes))
@@ -86,11 +87,11 @@ def draw(path: Path, traces: Sequence[Findings]) -> None:
 
 
 def _window(traces: Sequence[Findings]) -> tuple[int, int]:
-    """Return from when to when to draw, in ns: all, or what is around the worst preemption."""
+    """Return the time to draw, in ns: all of the run, or what is around its worst preemption."""
     start = min(found.events.start for found in traces)
     end = max(found.events.end for found in traces)
     if end - start <= _WHOLE_NS:
-        return start, max(end, start + 1 + (start >> 50))  # as doubles, the two must differ
+        return start, max(end, start + 1 + (start >> 50))  # so that the two differ as doubles
     worst = max((found.worst for found in traces if found.worst), key=_cost, default=None)
     middle = (worst.start + worst.end) // 2 if worst else start
     first = max(min(middle - _WHOLE_NS // 2, end - _WHOLE_NS), start)
@@ -116,7 +117,7 @@ def _panel(panel: Any, found: Findings, lanes: int, window: tuple[int, int]) -> 
         at = switches[mine]
         within = _GROUND if Kind.SCHED_IN in kinds else (_GROUND[1], _GROUND[0])
         add(events.vcpu[at], events.time[at], ends[mine], within, look)
-    holds, time, waits, delays = of.pairing.holds, of.meter.time, of.waits, of.delays
+    holds, time, waits, delays = of.pairing.holds, of.ledger.time, of.waits, of.delays
     add(holds.vcpu, time[holds.first], time[holds.last], _LOWER, _plain(_OWNS))
     add(waits.vcpu, waits.start, waits.end, _UPPER, _plain(_WAITS))
     add(waits.vcpu[delays.wait], delays.start, delays.end, _UPPER, _plain(_DELAYED))
@@ -142,13 +143,15 @@ def _panel(panel: Any, found: Findings, lanes: int, window: tuple[int, int]) -> 
 def _coverage(
     lane: Ints, start: Ints, end: Ints, window: tuple[int, int], lanes: int
 ) -> NDArray[np.float64]:
-    """Return, by lane and column, for how much of the column's time the intervals last, 0 to 1."""
+    """Return, for each lane and column, which share of the column's time the intervals cover."""
     scale = _COLUMNS / (window[1] - window[0])
     shown = (end > window[0]) & (start < window[1]) & (lane < lanes)
     row = lane[shown].astype(np.int64) * (_COLUMNS + 1)
     left, right = ((t[shown] - window[0]) * scale for t in (start, end))
     left, right = np.maximum(left, 0), np.minimum(right, _COLUMNS)
-    # From each edge on there is one interval more, or less: that column in part, the next whole.
+    # `slope` is by how much each column is covered more than the one before it. An interval begins
+    # within a column, which gets its share of 1, and the next column gets the rest. Where it ends,
+    # the same is taken away.
     slope = np.zeros(lanes * (_COLUMNS + 1) + 2)
     for edge, sign in ((left, 1.0), (right, -1.0)):
         column = edge.astype(np.int64)
@@ -166,7 +169,10 @@ def _bars(
     within: tuple[float, float],
     look: dict[str, Any],
 ) -> None:
-    """Draw bars in lanes, each as high as the coverage there, upwards from the second `within`."""
+    """Draw a bar in each covered column of each lane, as high as the coverage.
+
+    `within` has two heights within a lane. A bar grows from the second towards the first.
+    """
     lane, column = np.nonzero(coverage)
     height = coverage[lane, column]
     joins = (lane[1:] == lane[:-1]) & (column[1:] == column[:-1] + 1) & (height[1:] == height[:-1])
@@ -185,10 +191,10 @@ def _plain(colour: str) -> dict[str, Any]:
 
 
 def _mark(panel: Any, found: Findings, worst: Culprit, lanes: int, window: tuple[int, int]) -> None:
-    """Frame the worst preemption, and lead an arrow to each VCPU that it kept waiting."""
+    """Draw a frame around the worst preemption, and an arrow to each VCPU that it kept waiting."""
 
     def place(ns: int) -> float:
-        """Return where a time is drawn: what is not shown, at the edge."""
+        """Return where a time is drawn; a time outside the window is drawn at its edge."""
         return min(max(ns, window[0]), window[1]) / 1e6
 
     left, right = place(worst.start), place(worst.end)
@@ -228,7 +234,7 @@ def _mark(panel: Any, found: Findings, worst: Culprit, lanes: int, window: tuple
 
 
 def _short(name: str) -> str:
-    """Leave out the middle of a long name: it often ends in an address, or in a file's name."""
+    """Return a long name without its middle. Its end is often an address, or the name of a file."""
     half = _LONGEST_NAME // 2
     return name if len(name) <= _LONGEST_NAME else f"{name[:half]}…{name[1 - half :]}"
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Many fuzz cases, each beside a machine that must not notice; and what the host has left of them.
+"""Many fuzz cases, each beside a machine that must not notice, and what they leave on the host.
 
-A neighbour is a machine with a workload of known result. Virtual time is deterministic, so what it
-ends with is to the byte what it ends with alone.
+That other machine, the neighbour, runs a workload of known result. Virtual time is deterministic,
+so the neighbour must have the same result, to the byte, as when it runs alone.
 """
 
 import contextlib
@@ -25,13 +25,14 @@ REPEAT_EVERY = 16
 MOST_GROWTH = 64 << 20
 """Bytes by which this process may grow from the first cases to the last."""
 LARGEST_WORKER = 1 << 30
+"""Bytes that a worker process may take."""
 _WARM_UP = 4
 _NEIGHBOUR = Settings("mutex", vcpus=3, pcpus=2, duration_ns=2_000_000, slice_ns=100_000, seed=7)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A case, and what is wrong with it; `case` is None for what no single case has caused."""
+    """A case and its problems. `case` is None if no single case has caused them."""
 
     case: Case | None
     problems: tuple[str, ...]
@@ -39,7 +40,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Budget:
-    """When to stop: after `operations` of all VCPUs, or `seconds`, whatever comes first."""
+    """When to stop: after `operations` of all VCPUs or after `seconds`, whichever comes first."""
 
     operations: int
     seconds: float = float("inf")
@@ -47,7 +48,7 @@ class Budget:
 
 @dataclass
 class Totals:
-    """What a campaign has done so far; sizes in bytes, `largest_worker` of all children."""
+    """What a campaign has done so far. Sizes are in bytes; `largest_worker` is the peak of any."""
 
     cases: int = 0
     operations: int = 0
@@ -64,17 +65,17 @@ class Neighbour:
     """A workload on a machine of its own, whose result is known."""
 
     def __init__(self, engine: str = "emulator") -> None:
-        """Run it alone, once. Raises EngineError where it cannot run at all."""
+        """Run the workload alone, once. Raises EngineError if it cannot run at all."""
         self._settings = replace(_NEIGHBOUR, engine=engine)
-        if engine == "kvm":  # the host is as it is
+        if engine == "kvm":  # a real host has its own CPUs and slices
             pcpus = min(_NEIGHBOUR.pcpus, len(os.sched_getaffinity(0)))
             self._settings = replace(self._settings, pcpus=pcpus, slice_ns=Settings.slice_ns)
         self._alone = self._run()
 
     def problems(self) -> tuple[str, ...]:
-        """Run it again; return how its result differs from the one it had alone.
+        """Run the workload again; return how its result differs from the one it had alone.
 
-        Where time is not virtual, that it ends with a valid report is all that can be asked.
+        Where time is not virtual, it only has to end with a valid report.
         """
         try:
             now = self._run()
@@ -99,8 +100,8 @@ def run(
 ) -> Totals:
     """Play the cases of `first_seed`, `first_seed` + 1, ... until the budget is spent.
 
-    `jobs` cases at a time. `done` hears of each case that has ended. Raises ConfigError for what no
-    machine can be made of; anything else that goes wrong is a finding.
+    `jobs` cases run at a time. `done` is called when a case has ended. Raises ConfigError for a
+    case of which no machine can be made; anything else that goes wrong is a finding.
     """
     totals = Totals(first_seed=first_seed, last_seed=first_seed)
     neighbour = Neighbour(engine)
@@ -170,7 +171,7 @@ def _count(totals: Totals, examined: _Examined) -> None:
 
 @dataclass(frozen=True)
 class _Host:
-    """What this process has of the host."""
+    """What this process takes of the host."""
 
     descriptors: int
     children: frozenset[int]
@@ -194,10 +195,10 @@ class _Host:
 
 
 def _children() -> frozenset[int]:
-    """Return the processes that are ours, zombies included."""
+    """Return the children of this process, zombies included."""
     found = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
+        with contextlib.suppress(OSError):  # the process may have ended meanwhile
             fields = stat.read_text(errors="replace").rpartition(")")[2].split()
             if int(fields[1]) == os.getpid():
                 found.add(int(stat.parent.name))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A fuzz case: the machine and the seed of its guest. Findings are kept as files of them."""
+"""A fuzz case: a machine, and the seed of its guest. A file keeps a case that found something."""
 
 import json
 import random
@@ -13,7 +13,7 @@ from pvlock.errors import ConfigError
 
 FORMAT = 1
 _VCPUS = (1, 2, 3, 4, 6, 8, 12, 17)
-"""17: the last one has Aff1 = 1."""
+"""With 17 VCPUs, the last one has Aff1 = 1."""
 _SLICES_NS = (5_000, 20_000, 100_000, 1_000_000)
 _QUANTA_NS = (100, 1_000, 1_000, 5_000)
 _LARGEST_FILE = 1 << 20
@@ -21,9 +21,10 @@ _LARGEST_FILE = 1 << 20
 
 @dataclass(frozen=True)
 class Case:
-    """A machine and a guest that does `operations` on VCPU 0, the other VCPUs what they can.
+    """A machine, and how many `operations` its guest does on VCPU 0.
 
-    Times are ns of guest time. `seed` is the guest's and the scheduler's.
+    The other VCPUs do as many as they can meanwhile. Times are ns of guest time. The guest and the
+    scheduler have the same `seed`.
     """
 
     seed: int
@@ -40,7 +41,7 @@ class Case:
 
 
 def draw(seed: int, operations: int, engine: str = "emulator") -> Case:
-    """Return the case that belongs to `seed`; the same one on every host."""
+    """Return the case that belongs to `seed`, the same one on every host."""
     choice = random.Random(f"pvlock fuzz {seed}")
     vcpus = choice.choice(_VCPUS)
     return Case(
@@ -59,9 +60,9 @@ def draw(seed: int, operations: int, engine: str = "emulator") -> Case:
 
 
 def save(folder: Path, case: Case, problems: Sequence[str]) -> Path:
-    """Write the case and what it showed into a file of `folder`; return its path.
+    """Write the case and its problems into a file in `folder`; return the path of the file.
 
-    Raises ConfigError where that cannot be written.
+    Raises ConfigError if the file cannot be written.
     """
     path = folder / f"seed-{case.seed}.json"
     content = {"pvlock-fuzz": FORMAT, "case": asdict(case), "problems": list(problems)}
@@ -90,7 +91,10 @@ def load(path: Path) -> Case:
 
 
 def _case(raw: dict[str, Any]) -> Case:
-    """Machine checks the values; here only their types count. Raises what load() expects."""
+    """Return `raw` as a Case, or raise what load() expects.
+
+    Only types are checked here: Machine checks the values.
+    """
     if set(raw) != {field.name for field in fields(Case)}:
         raise ValueError
     for field in fields(Case):

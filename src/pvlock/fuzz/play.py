@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Plays one fuzz case, and judges what can be judged from outside and what the guest saw."""
+"""Plays one fuzz case, and judges by what the host can see and by what the guest saw."""
 
 import hashlib
 import mmap
@@ -12,9 +12,10 @@ from importlib import resources
 
 from pvlock import abi
 from pvlock.abi import Policy
-from pvlock.engines.contract import REASONS, SWITCH, Live, Recording, SystemEvent
+from pvlock.engines.contract import HostEvent, Live, Recording, SystemEvent, switches_in
 from pvlock.errors import ConfigError, PvlockError
 from pvlock.fuzz.case import Case
+from pvlock.host import without_simulated
 from pvlock.machine import Machine
 
 RAM_SIZE = 16 << 20
@@ -23,17 +24,18 @@ _COUNT = re.compile(r"([a-z][a-z0-9 -]{0,40}) ([0-9]{1,20})")
 _SHOWN = 100
 """Characters of the guest's last line that a problem shows."""
 _LONGEST_OPERATION_NS = 2_000_000
-"""Guest time after which a case has got stuck: this much for each operation of VCPU 0."""
+"""The guest time that an operation of VCPU 0 may take; a case that takes more has got stuck."""
 _PACE_NS = (1_000, 1_000_000)
-"""Mean guest time from one look at the flags to the next: for each operation, and at most."""
+"""The mean guest time from one look at the flags to the next: so much for each operation of the
+case, but not more than the second figure."""
 
 
 @dataclass(frozen=True)
 class Played:
     """How a case went: `problems` is empty if nothing is wrong.
 
-    `operations` counts those of all VCPUs, 0 if the guest did not come to its end. `digest` is of
-    everything that a run leaves: memory, console, switches, usage.
+    `operations` are those of all VCPUs, or 0 if the guest did not reach its end. `digest` is a hash
+    of everything that a run leaves: memory, console, switches, usage.
     """
 
     operations: int
@@ -43,7 +45,7 @@ class Played:
 
 
 def guest() -> bytes:
-    """Return the ELF file of the fuzzer guest. Raises ConfigError where it was not built."""
+    """Return the ELF file of the fuzzer guest. Raises ConfigError if it has not been built."""
     path = resources.files("pvlock") / "fuzz" / "guest.elf"
     if not path.is_file():
         raise ConfigError("the fuzzer guest is not built: make native")
@@ -51,10 +53,10 @@ def guest() -> bytes:
 
 
 def play(case: Case, cancelled: Callable[[], bool] = lambda: False) -> Played:
-    """Run `case` to its end, looking at the flags now and then.
+    """Run `case` to its end, and look at the flags now and then.
 
-    Whatever the guest brings the engine to is a problem in the result. Raises ConfigError for a
-    case that no machine can be made of.
+    An error of the engine is a problem in the result. Raises ConfigError for a case of which no
+    machine can be made.
     """
     problems: list[str] = []
     with _machine(case) as machine:
@@ -81,31 +83,24 @@ def play(case: Case, cancelled: Callable[[], bool] = lambda: False) -> Played:
 
 
 def _machine(case: Case) -> Machine:
-    if case.engine == "kvm":  # the host is as it is
-        pcpus = min(case.pcpus, len(os.sched_getaffinity(0)))
-        return Machine(
-            case.vcpus,
-            pcpus,
-            engine=case.engine,
-            pvlock=case.pvlock,
-            policy=case.policy,
-            ram_size=RAM_SIZE,
-            bootargs=_bootargs(case),
-        )
+    real = case.engine == "kvm"
+    host = {
+        "policy": case.policy,
+        "slice_ns": case.slice_ns,
+        "quantum_ns": case.quantum_ns,
+        "seed": case.seed,
+        "trap_wfe": case.trap_wfe,
+        "exit_ns": case.exit_ns,
+    }
     return Machine(
         case.vcpus,
-        case.pcpus,
+        min(case.pcpus, len(os.sched_getaffinity(0))) if real else case.pcpus,
         engine=case.engine,
         pvlock=case.pvlock,
-        policy=case.policy,
         ram_size=RAM_SIZE,
-        slice_ns=case.slice_ns,
-        quantum_ns=case.quantum_ns,
-        seed=case.seed,
         bootargs=_bootargs(case),
-        record=True,
-        trap_wfe=case.trap_wfe,
-        exit_ns=case.exit_ns,
+        record=not real,
+        **without_simulated(host, case.engine),
     )
 
 
@@ -114,7 +109,7 @@ def _bootargs(case: Case) -> str:
 
 
 def _times(case: Case, step_ns: int, slack_ns: int) -> Iterator[int]:
-    """Yield the times at which to look, in ns, at random."""
+    """Yield random times, in ns, at which to look at the flags."""
     source, now = random.Random(case.seed), 0
     pace = max(min(_PACE_NS[0] * case.operations, _PACE_NS[1]), step_ns)
     while now < case.operations * _LONGEST_OPERATION_NS + slack_ns:
@@ -123,48 +118,47 @@ def _times(case: Case, step_ns: int, slack_ns: int) -> Iterator[int]:
 
 
 class Flags:
-    """What the structures must hold, by the engine's own record of switches.
+    """Compares the structures with what the engine's own record of switches demands.
 
-    A Live engine has no time at which every flag and the record say the same, as the threads of its
-    VCPUs come to rest when they like: no problem is found then.
+    On a Live engine this finds no problems: the threads of its VCPUs stop when they like, so that
+    there is no time at which every flag and the record must agree.
     """
 
     def __init__(self, machine: Machine, case: Case) -> None:
         """Begin with a machine that has not run yet."""
         self._machine, self._policy = machine, case.policy
-        self._lost: dict[int, str | None] = dict.fromkeys(range(case.vcpus), "off")
+        self._last = dict.fromkeys(range(case.vcpus), HostEvent.OFF)
         self.record = hashlib.sha256()
-        """Of all switches so far."""
+        """A hash of all switches so far."""
 
     def problems(self) -> list[str]:
-        """Compare every byte of every structure, now that the machine stands still."""
+        """Compare every byte of every structure, while the machine stands still."""
         engine = self._machine.engine
         if not isinstance(engine, Recording) or isinstance(engine, Live):
             return []
         taken = engine.take_switches()
         self.record.update(taken)
-        for _, vcpu, _, what in SWITCH.iter_unpack(taken):
-            if REASONS[what] != "ready":
-                self._lost[vcpu] = REASONS[what]
+        for switch in switches_in(taken):
+            self._last[switch.vcpu] = switch.event
         found = [self._problem(vcpu) for vcpu in self._machine.pvlock.addresses]
         return [problem for problem in [*found, self._stray()] if problem]
 
     def _problem(self, vcpu: int) -> str:
-        reason = self._lost[vcpu]
+        last = self._last[vcpu]
         if self._policy is Policy.SCHEDULED_OUT:
-            wanted = reason is not None
+            wanted = last is not HostEvent.IN
         else:
-            wanted = reason in ("slice", "yield")
+            wanted = last in (HostEvent.SLICE, HostEvent.YIELD)
         expected = int(wanted).to_bytes(8, "little").ljust(abi.STRUCTURE_SIZE, b"\0")
         address = self._machine.pvlock.addresses[vcpu]
         actual = self._machine.memory.read(address, abi.STRUCTURE_SIZE, "fuzz")
         if actual == expected:
             return ""
-        where = "on a CPU" if reason is None else f"off its CPU ({reason})"
+        where = "on a CPU" if last is HostEvent.IN else f"off its CPU ({last.name.lower()})"
         return f"at {self._now()} VCPU {vcpu} is {where}, its structure is {actual.hex()}"
 
     def _stray(self) -> str:
-        """Look at what is in the region besides structures: nothing may be."""
+        """Check that the region holds nothing but structures and zeros."""
         addresses = self._machine.pvlock.addresses.values()
         end = max(addresses, default=0) + abi.STRUCTURE_SIZE
         if not addresses or end % mmap.PAGESIZE == 0:
@@ -181,9 +175,9 @@ class Flags:
 
 
 def _read(console: str) -> tuple[int, list[str]]:
-    """Return the operations that the guest counted, and what it saw to be wrong.
+    """Return the operations that the guest counted, and what the guest saw to be wrong.
 
-    It runs what it likes, and may have written over its own text and counts.
+    The guest runs what it likes, and may have written over its own text and counts.
     """
     lines = console.splitlines()
     if lines[-1:] != ["end"]:

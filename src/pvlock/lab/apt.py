@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where this machine gets its Debian packages from."""
+"""The archive from which this machine gets its Debian packages, and apt's settings for that."""
 
 import re
 import shutil
@@ -12,10 +12,10 @@ _ON_THE_WAY = re.compile(r'Acquire::(http|https|Check-[\w-]+|Retries)\b.* ".+";$
 
 
 def mirror(root: Path = Path("/")) -> str | None:
-    """Return the URI of the Debian archive that apt uses here, or None: take mmdebstrap's own.
+    """Return the URI of the Debian archive that apt uses here, or None if there is none.
 
-    That is the first source of this machine's own release with the component main, signed by
-    Debian's own keys. On a machine that is no Debian there is none.
+    It is the first source of this machine's own release that has the component main and Debian's
+    own keys. A machine that does not run Debian has none; mmdebstrap then takes its own default.
     """
     try:
         release = dict(
@@ -36,7 +36,7 @@ def mirror(root: Path = Path("/")) -> str | None:
 
 
 def options() -> list[str]:
-    """Return apt's settings on this machine for the way to a mirror: proxies, checks, retries."""
+    """Return this machine's settings of apt for downloads: proxies, checks, retries."""
     tool = shutil.which("apt-config")
     if tool is None:
         return []
@@ -45,7 +45,7 @@ def options() -> list[str]:
 
 
 def _sources(folder: Path) -> Iterator[tuple[str, list[str], list[str], str]]:
-    """Give each source's URI, suites, components and keys; see sources.list(5)."""
+    """Yield each source's URI, suites, components and keys; see sources.list(5)."""
     files = [folder / "sources.list", *sorted((folder / "sources.list.d").glob("*"))]
     for path in files:
         try:

@@ -20,14 +20,14 @@ from pvlock.lab.image import Image
 from pvlock.lab.relay import CHANNELS, Relay, Streams
 
 _PR_SET_PDEATHSIG = 1
-# A panic, or an oops, ends QEMU (-no-reboot), and so the run: better than a host that lies. The
-# self-tests of the kernel's cryptography take 2 s when emulated, and nothing here uses it.
+# A panic or an oops of the kernel ends QEMU (-no-reboot) and so the run, since such a host could
+# not be believed. The kernel's self-tests of its cryptography would take 2 s, and nothing uses it.
 _APPEND = "console=ttyAMA0 quiet loglevel=4 oops=panic panic=-1 cryptomgr.notests rdinit=/init"
 
 
 @dataclass(frozen=True)
 class Host:
-    """What the virtual host has: CPUs, memory in MiB; how long it may run, in seconds."""
+    """What the virtual host has: CPUs, MiB of memory, and seconds (`timeout`) that it may run."""
 
     cpus: int
     memory: int
@@ -37,8 +37,8 @@ class Host:
 def arguments(host: Host, kernel: str, initrd: str, channels: Mapping[str, int]) -> list[str]:
     """Return QEMU's arguments; `channels` gives a connected socket for each of CHANNELS."""
     command = [
-        # virtualization: the CPUs have EL2, so that the kernel inside has KVM. This CPU has what
-        # KVM needs, and no pointer authentication, which is slow to emulate.
+        # With virtualization the CPUs have EL2, so that the kernel inside has KVM. This model of
+        # CPU has what KVM needs, and no pointer authentication, which is slow to emulate.
         "-M", "virt,virtualization=on,gic-version=3", "-cpu", "cortex-a76",
         "-accel", "tcg,thread=multi", "-smp", str(host.cpus), "-m", f"{host.memory}M",
         "-kernel", kernel, "-initrd", initrd, "-append", _APPEND,
@@ -53,14 +53,14 @@ def arguments(host: Host, kernel: str, initrd: str, channels: Mapping[str, int])
 
 
 def run(host: Host, image: Image, payload: IO[bytes], streams: Streams) -> int:
-    """Start the host, run the command in `payload`, return the command's exit status.
+    """Start the host, run the command in `payload`, and return the command's exit status.
 
-    QEMU ends with this call, and with this process, however that ends. Raises LabError when the
-    host ends before the command or takes longer than it may.
+    QEMU ends with this call, and with this process, however the process ends. Raises LabError when
+    the host ends before the command does, or when its time is over.
     """
     qemu = tools.find("qemu-system-aarch64")
     with contextlib.ExitStack() as stack:
-        # They have no name: nothing to clean up, whatever happens.
+        # These files have no name, so that nothing is left of them, whatever happens.
         initrd = stack.enter_context(tempfile.TemporaryFile())
         words = stack.enter_context(tempfile.TemporaryFile())
         _join(image, payload, initrd)
@@ -77,7 +77,7 @@ def run(host: Host, image: Image, payload: IO[bytes], streams: Streams) -> int:
             stdin=subprocess.DEVNULL,
             stdout=words,
             stderr=words,
-            # Ctrl-C is ours to act on.
+            # In a session of its own, so that Ctrl-C reaches us and not QEMU.
             start_new_session=True,
             preexec_fn=_die_with(os.getpid()),
         )
@@ -105,7 +105,7 @@ def _join(image: Image, payload: IO[bytes], initrd: IO[bytes]) -> None:
 
 
 def _die_with(parent: int) -> Callable[[], None]:
-    """Return what makes a child die with us, however we die."""
+    """Return a function for a new child to call, so that it dies with us, however we die."""
     libc = c.CDLL(None)
 
     def prepare() -> None:
@@ -117,7 +117,7 @@ def _die_with(parent: int) -> Callable[[], None]:
 
 
 def _cause(words: IO[bytes], console: list[str], code: int) -> str:
-    """Return why the host ended: QEMU's own words, a panic, or the console's last line."""
+    """Return why the host ended: in QEMU's words, by a panic, or by the console's last line."""
     words.seek(0)
     said = words.read().decode(errors="replace").strip().splitlines()
     if code < 0:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The lab's images on disk: each is built once, whole or not at all, and kept."""
+"""The lab's images on disk. Each is built once, whole or not at all, and kept."""
 
 import contextlib
 import fcntl
@@ -17,7 +17,7 @@ from pvlock.errors import ConfigError
 from pvlock.lab import apt, cpio, recipe, tools
 
 BYTECODE = "bytecode"
-"""The folder beside the images for what Python has compiled in the lab."""
+"""The folder, beside the images, for the bytecode that Python has compiled in the lab."""
 _OURS = re.compile(rf"[0-9a-f]{{16}}|new\..*|{BYTECODE}")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 
@@ -46,7 +46,7 @@ def default_folder() -> Path:
 
 
 def key(packages: Sequence[str]) -> str:
-    """Return the name of an image: a hash of all that decides what is in it, but the mirror."""
+    """Return the name of an image: a hash of all that decides its content, except the mirror."""
     sources = [Path(str(module.__file__)) for module in (cpio, recipe)]
     sources += sorted(path for path in recipe.GUEST.iterdir() if path.is_file())
     parts = [*sorted(packages), *(path.read_text("utf-8") for path in sources)]
@@ -54,10 +54,10 @@ def key(packages: Sequence[str]) -> str:
 
 
 def get(folder: Path, more: Sequence[str], mirror: str | None, say: Callable[[str], None]) -> Image:
-    """Return the image with the packages `more`, building it in `folder` if it is not there.
+    """Return the image that also has the packages `more`; build it in `folder` if it is missing.
 
-    Says what takes time through `say`. Two processes that need the same image build it once.
-    Raises LabError when it cannot be built, ConfigError when `folder` cannot be written.
+    What takes time is told to `say`. Two processes that need the same image build it once. Raises
+    LabError when the image cannot be built, ConfigError when `folder` cannot be written.
     """
     for name in more:
         if not _PACKAGE.fullmatch(name):
@@ -94,7 +94,7 @@ def clean(folder: Path) -> int:
 
 @contextlib.contextmanager
 def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock `path`: the kernel lets go of it when a process dies, however it does."""
+    """Hold the lock `path`. The kernel frees it when the process dies, however it dies."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,7 +109,7 @@ def _build(
 ) -> None:
     tool = tools.find("mmdebstrap")
     for leftover in target.parent.glob("new.*"):
-        # We hold the lock, so whoever made it was killed.
+        # We hold the lock, so the process that made this folder was killed.
         shutil.rmtree(leftover, ignore_errors=True)
     say(f"building the lab's image from Debian {recipe.SUITE} ({', '.join(packages)})")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="new.") as temporary:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a run adds to the image: this very pvlock, what it imports, the user's files, the command.
 
-It is the second archive that the kernel unpacks, made anew for each run, so that a change of the
-working tree is in the lab at once.
+The kernel unpacks these from a second archive. It is made anew for each run, so that a change of
+the working tree is in the lab at once.
 """
 
 import contextlib
@@ -13,13 +13,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO
 
-import pvlock
 from pvlock.errors import ConfigError, LabError
 from pvlock.lab import cpio
 
 SITE = "usr/lib/python3/dist-packages"
 """Where Debian's Python finds packages."""
-_PACKAGE = Path(pvlock.__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 _LEFT_OUT = re.compile(r"\.(so|dylib|pyc|pth)(\.|$)")
 """Code for this machine's processor, and what Python makes or reads beside the modules."""
 _SCRIPT = b"#!/usr/bin/python3\nfrom pvlock.cli import main\n\nmain()\n"
@@ -31,10 +30,10 @@ def write(
 ) -> None:  # fmt: skip
     """Write the archive for one run of `command` with `environment` to `file`.
 
-    `added` are files or folders and where in the lab they go; `distributions` are the names of
-    installed Python packages to take along with what they require; `bytecode` is a folder of what
-    Python compiled in earlier runs. Raises ConfigError for what is
-    not there, LabError when pvlock itself is not installed.
+    `added` are files or folders, each with its place in the lab. `distributions` are the names of
+    installed Python packages to take along with what they require. `bytecode` is a folder of what
+    Python compiled in earlier runs. Raises ConfigError for a file that is missing, LabError for a
+    package (pvlock itself, too) that is not installed.
     """
     archive = cpio.Writer(file)
     archive.add("init", (_PACKAGE / "lab/init").read_bytes(), 0o755)
@@ -45,15 +44,16 @@ def write(
     for distribution in _required(["pvlock", *distributions]):
         for entry in distribution.files or ():
             path = Path(str(distribution.locate_file(entry)))
-            # Scripts are outside of it (".."), and pvlock may be where no list of files says.
+            # Scripts are outside of the folder (".."). pvlock's own files were added above, since
+            # an editable installation does not list them.
             inside = entry.parts[0] not in ("..", "pvlock") and not _LEFT_OUT.search(path.name)
             if inside and path.is_file():
                 _add(archive, path, f"{SITE}/{entry.as_posix()}")
     for path, destination in added:
         _add_all(archive, path, destination)
     for path in sorted(bytecode.glob("[!.]*/**/*.pyc")):
-        # Python itself finds out whether the source has changed. No time: see init. Another
-        # process may be replacing it.
+        # Python itself finds out whether the source has changed. The entry has no time: see init.
+        # Another process may replace the file just now.
         with contextlib.suppress(OSError):
             archive.add(f"bytecode/{path.relative_to(bytecode).as_posix()}", path.read_bytes())
     archive.close()
@@ -92,9 +92,10 @@ def _add_all(archive: cpio.Writer, path: Path, destination: str) -> None:
 
 
 def _required(names: Sequence[str]) -> Iterator[metadata.Distribution]:
-    """Give each distribution that `names` need, themselves too, if it is pure Python.
+    """Yield the distributions of `names`, and all that these require, if they are pure Python.
 
-    What holds code for this machine's processor cannot run in the lab; the emulator needs such.
+    Others have code for this machine's processor, which cannot run in the lab. (The emulator needs
+    such code.)
     """
     seen: set[str] = set()
     waiting = list(names)

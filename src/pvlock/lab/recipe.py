@@ -22,9 +22,9 @@ SUITE = "trixie"
 PACKAGES = ("busybox-static", "libbpf1", "linux-image-cloud-arm64", "python3")
 
 _MAGIC = slice(0x38, 0x3C), b"ARMd"
-"""Of a raw arm64 Image (Documentation/arch/arm64/booting.rst): the one form QEMU and we load."""
+"""Where a raw arm64 Image has which bytes (Documentation/arch/arm64/booting.rst)."""
 
-# What no command in the lab needs. All drivers that it needs are built into the kernel.
+# No command in the lab needs these files. All drivers that the lab needs are built into the kernel.
 _DROPPED = (
     "boot/System.map",
     "boot/config",
@@ -60,7 +60,7 @@ _FOLDERS = (
     "var/tmp",
 )
 _USR = ("bin", "lib", "sbin")
-# What the scripts of packages would have made, had any been run.
+# The packages' scripts would have made these files, but none is run.
 _FILES = {
     "etc/passwd": b"root:x:0:0:root:/root:/bin/sh\n",
     "etc/group": b"root:x:0:\n",
@@ -71,7 +71,7 @@ _GUEST_FOLDERS = ("dev", "proc", "root", "run", "sys", "tmp", "usr/bin")
 
 
 def arguments(packages: Sequence[str], mirror: str | None) -> list[str]:
-    """Return mmdebstrap's arguments for `packages`; `mirror` None stands for its own default."""
+    """Return mmdebstrap's arguments for `packages`; without `mirror` it takes its own default."""
     mode = "root" if os.geteuid() == 0 else "chrootless"
     return [
         "--variant=extract", "--architectures=arm64", "--format=tar", f"--mode={mode}",
@@ -83,7 +83,7 @@ def arguments(packages: Sequence[str], mirror: str | None) -> list[str]:
 def make(command: Sequence[str], folder: Path) -> None:
     """Run mmdebstrap, `command`, and put Image and initrd into `folder`.
 
-    Raises LabError when it fails, or when what it delivers has no kernel that fits.
+    Raises LabError when it fails, or when there is no kernel that fits in what it wrote.
     """
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
@@ -114,7 +114,7 @@ def _reason(errors: IO[bytes]) -> str:
 
 
 def _convert(stream: IO[bytes], folder: Path) -> None:
-    """Make the kernel and the initrd of what mmdebstrap writes, a tar archive."""
+    """Make the kernel and the initrd from the tar archive that mmdebstrap writes."""
     kernel = busybox = b""
     with (folder / "initrd").open("wb") as file:
         root = cpio.Writer(file)
@@ -156,12 +156,15 @@ def _copy(root: cpio.Writer, name: str, member: tarfile.TarInfo, data: bytes) ->
     elif member.issym():
         root.link(name, member.linkname)
     elif member.islnk():
-        # A hard link: a symbolic one does as well here, where nothing is ever replaced.
+        # A symbolic link can stand for a hard link here, since no file is ever replaced.
         root.link(name, "/" + member.linkname.removeprefix("./"))
 
 
-def guest_initrd(busybox: bytes) -> bytes:
-    """Return the root file system of a Linux guest: busybox, with a prompt on the console."""
+def guest_initrd(busybox: bytes, guest: Path = GUEST) -> bytes:
+    """Return the root file system of a Linux guest: busybox, with a prompt on the console.
+
+    `guest` has the inittab and rc of busybox's init.
+    """
     buffer = io.BytesIO()
     root = cpio.Writer(buffer)
     for name in _GUEST_FOLDERS:
@@ -170,7 +173,7 @@ def guest_initrd(busybox: bytes) -> bytes:
     root.link("bin", "usr/bin")
     root.link("sbin", "usr/bin")
     root.link("init", "bin/busybox")
-    root.add("etc/inittab", (GUEST / "inittab").read_bytes())
-    root.add("etc/rc", (GUEST / "rc").read_bytes(), 0o755)
+    root.add("etc/inittab", (guest / "inittab").read_bytes())
+    root.add("etc/rc", (guest / "rc").read_bytes(), 0o755)
     root.close()
     return buffer.getvalue()

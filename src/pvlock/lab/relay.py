@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What goes in and out of the virtual host, byte by byte: our files and its channels."""
+"""Passes bytes between our files and the channels of the virtual host."""
 
 import contextlib
 import os
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pvlock.errors import LabError
 
 CHANNELS = ("kernel", "terminal", "input", "output", "errors", "status", "files", "bytecode")
-"""kernel is its console; the rest are ports of a virtio-serial device, numbered in this order."""
+"""`kernel` is the host's console; the rest are ports of a virtio-serial device, in this order."""
 ESCAPE = b"\x1d"
-"""Ctrl-], as in telnet: ends the lab when its command has the terminal and does not listen."""
+"""Ctrl-], as in telnet. It ends the lab when the command has the terminal and does not listen."""
 _KEPT = 1 << 14
 _CHUNK = 1 << 16
 _BOTH = selectors.EVENT_READ | selectors.EVENT_WRITE
@@ -22,10 +22,10 @@ _BOTH = selectors.EVENT_READ | selectors.EVENT_WRITE
 
 @dataclass
 class Streams:
-    """Our side. `sinks` take what comes out of a channel, as it comes; other output is dropped.
+    """Our side. A channel's sink gets its output as it comes; output without a sink is dropped.
 
-    `source` is a file descriptor to read the command's input from, or None for no input;
-    `terminal`: it is a terminal, and so is the command's. `started` is called when the command is.
+    `source` is the file descriptor of the command's input, or None for no input. If it is a
+    `terminal`, the command gets one too. `started` is called when the command starts.
     """
 
     sinks: Mapping[str, Callable[[bytes], object]]
@@ -35,7 +35,7 @@ class Streams:
 
 
 class Relay:
-    """Passes bytes on between `streams` and our `ends` of the channels, until they close."""
+    """Passes bytes between `streams` and our `ends` of the channels, until the channels close."""
 
     def __init__(self, ends: Mapping[str, socket.socket], streams: Streams) -> None:
         self._ends, self._streams = ends, streams
@@ -44,7 +44,7 @@ class Relay:
         self._pending = b""
         self._open = set(ends)
         self._started = False
-        # Not epoll, which takes no regular files.
+        # poll takes regular files, and epoll does not.
         self._selector = selectors.PollSelector()
         for name, end in ends.items():
             end.setblocking(False)
@@ -59,7 +59,7 @@ class Relay:
 
         Raises KeyboardInterrupt for ESCAPE on a terminal.
         """
-        # The input's channel closes with our side of it, which says nothing of the host.
+        # The channel "input" closes when our side does, which says nothing of the host.
         while self._open - {"input"}:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -75,7 +75,7 @@ class Relay:
 
     @property
     def status(self) -> int | None:
-        """The command's exit status; None if it has not ended."""
+        """The command's exit status; None if the command has not ended."""
         last = self._kept["status"].split(b"\n")[-2:-1]
         return int(last[0]) if last and last[0].isdigit() else None
 
@@ -104,14 +104,14 @@ class Relay:
             self._streams.started()
 
     def _read_source(self) -> None:
-        """Read some input, and then no more until the host has taken it."""
+        """Read some input, and no more until the host has taken it."""
         source = self._streams.source
         assert source is not None
         self._selector.unregister(source)
         try:
             data = os.read(source, _CHUNK)
         except OSError:
-            # A terminal that hung up, or that is not ours to read from.
+            # The terminal hung up, or this process may not read from it.
             data = b""
         if self._streams.terminal and ESCAPE in data:
             raise KeyboardInterrupt

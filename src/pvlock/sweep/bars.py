@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The throughput as bars with ranges: without PV-lock, with it and not overcommitted.
+"""The throughput as bars with ranges: without PV-lock, with it, and not overcommitted.
 
-A panel for each load and kind of WFE (down) and each overcommitment (across); guests side by side.
+There is a panel for each load and kind of WFE (down) and each overcommitment (across). In a panel
+the guests are side by side.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ _INK = "#1a1a1a"
 
 
 def draw(figure: Any, groups: Sequence[Group], common: str) -> None:
-    """Draw the throughput of `groups` into `figure`, which takes the size that it needs."""
+    """Draw the throughput of `groups` into `figure`, and set the figure's size."""
     cells = [group.settings for group in groups]
     guests = list(dict.fromkeys(cell.guest for cell in cells))
     down, across = sorted(set(map(_row, cells))), sorted(set(map(_column, cells)))
@@ -54,7 +55,7 @@ def draw(figure: Any, groups: Sequence[Group], common: str) -> None:
 
 
 def _draw_group(panel: Any, x: int, group: Group) -> None:
-    """Three bars side by side, the gain written above that with PV-lock."""
+    """Draw three bars side by side, and write the gain above them."""
     for position, name in enumerate(RUNS):
         spread = group.throughput(name)
         if spread is None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Results on disk, one small file each, named by a hash of all that decides the result.
+"""Results on disk: a small file for each, named by a hash of all that decides the result.
 
-So no run is ever done twice, a sweep that was killed goes on where it was, and a result of other
-code is never found.
+So no run is done twice, a sweep that was killed goes on where it was, and a result that other code
+made is never found.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import Any
 
 from pvlock.errors import ConfigError
 from pvlock.files import replacing
-from pvlock.sweep import code
+from pvlock.sweep import fingerprint
 from pvlock.sweep.run import Measurement, Run
 
 
@@ -25,10 +25,10 @@ def default_folder() -> Path:
 
 
 class Cache:
-    """A folder of results. Only results are kept: what failed may go well next time."""
+    """A folder of results. Failures are not kept: the same run may go well next time."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the folder, which is made if it is missing; raises ConfigError if it cannot be."""
+        """Open the folder, or make it. Raises ConfigError if it cannot be made."""
         self.folder = folder
         self._code: dict[str, str] = {}
         try:
@@ -37,9 +37,9 @@ class Cache:
             raise ConfigError(f"cache {folder}: {error.strerror}") from error
 
     def code(self, guest: str) -> str:
-        """Return the fingerprint of the code that runs `guest`, as it was when first asked."""
+        """Return the fingerprint of the code that runs `guest`, as of the first call."""
         if guest not in self._code:
-            self._code[guest] = code.fingerprint(guest)
+            self._code[guest] = fingerprint.of_code(guest)
         return self._code[guest]
 
     def key(self, run: Run) -> str:
@@ -52,14 +52,14 @@ class Cache:
         return self.folder / key[:2] / f"{key}.json"
 
     def get(self, run: Run) -> Measurement | None:
-        """Return the result of `run`; None if it is not there, or not whole."""
+        """Return the result of `run`; None if there is none, or its file is not whole."""
         try:
             return _measurement(json.loads(self.path(run).read_bytes())["result"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def put(self, run: Run, result: Measurement) -> None:
-        """Keep a result, all or nothing. Raises ConfigError when the folder cannot be written."""
+        """Keep a result, whole or not at all. Raises ConfigError if it cannot be written."""
         path = self.path(run)
         entry = {"run": json.loads(self._identity(run)), "result": asdict(result)}
         try:
@@ -75,7 +75,7 @@ class Cache:
 
 
 def _measurement(raw: dict[str, Any]) -> Measurement:
-    """Return `raw` as a Measurement; ValueError, KeyError or TypeError where it is none."""
+    """Return `raw` as a Measurement. Raises ValueError, KeyError or TypeError if it is not one."""
     for field in fields(Measurement):
         if type(raw[field.name]) is not field.type:
             raise ValueError(field.name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where runs are done: on this machine's cores, or on the workers of a Dask cluster."""
+"""Executors do runs: on this machine's cores, or on the workers of a Dask cluster."""
 
 import logging
 import os
@@ -34,7 +34,7 @@ def cores() -> int:
 
 
 class LocalExecutor:
-    """`jobs` machines at a time on this host. Threads do: each machine is a process of its own."""
+    """Runs `jobs` machines at a time on this host, by threads: each machine has its own process."""
 
     def __init__(self, jobs: int) -> None:
         self._jobs = jobs
@@ -55,19 +55,19 @@ class LocalExecutor:
 
 
 class DaskExecutor:
-    """The workers of a Dask cluster; pvlock must be installed on each (extra `dask`)."""
+    """Runs machines on the workers of a Dask cluster, all of which need pvlock (extra `dask`)."""
 
     def __init__(self, address: str) -> None:
-        """Connect to the scheduler; raises PvlockError when it or its workers are not there."""
+        """Connect to the scheduler; raises PvlockError if it does not answer or has no workers."""
         self._dask = load_extra("distributed", "dask", "--scheduler")
         self._address = address
         where = _ADDRESS.fullmatch(address)
         if where is None:
             raise ConfigError(f"--scheduler {address}: not an address such as tcp://host:8786")
-        # It prints tracebacks of its own where a run or a connection fails; we raise or report.
+        # Dask's client prints a traceback where a run or a connection fails. We raise or report.
         logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
         try:
-            # A Client that finds nobody leaves threads behind that complain at the end.
+            # A Client that finds no scheduler would leave threads behind, which complain later.
             socket.create_connection((where[1].strip("[]"), int(where[2])), _SECONDS).close()
             self._client = self._dask.Client(address, timeout=_SECONDS, set_as_default=False)
         except (OSError, ValueError, OverflowError) as error:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Results as pictures (PNG, SVG), by matplotlib: which files there are, and how they look.
+"""Results as pictures (PNG, SVG), drawn by matplotlib.
 
-Where cells would share a place in a picture, as those of two policies, there is a file for each,
-named after them: gain.png becomes gain-preempted.png. The same results are the same bytes.
+Where cells would share a place in a picture, as those of two policies do, each policy has a file
+of its own, with its name: gain.png becomes gain-preempted.png. Equal results give equal bytes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -33,7 +33,7 @@ Draw = Callable[[Any, Sequence[Group], str], None]
 
 
 def check(path: Path, option: str) -> None:
-    """Refuse early a picture that could not be drawn later. Raises ConfigError."""
+    """Refuse a picture early if it could not be drawn later. Raises ConfigError."""
     refuse_unwritable(path, f"{option} {path}", (".png", ".svg"))
     load_extra("matplotlib", "plot", f"{option} {path}")
 
@@ -60,10 +60,10 @@ def _pictures(
 
 
 def _pages(groups: Sequence[Group], inside: set[str]) -> dict[tuple[str, ...], list[Group]]:
-    """Return the groups of each picture: those that have a place of their own in it.
+    """Return the groups of each picture, in which no two groups have the same place.
 
-    The place is given by the settings `inside`. Where groups share one, another setting tells them
-    apart, and gives the pictures their names.
+    The settings `inside` give a group its place. Where groups share a place, another setting tells
+    them apart: each of its values has a picture, named after the value.
     """
     settings = [setting_columns(group.settings) for group in groups]
     keys: list[str] = []
@@ -82,7 +82,7 @@ def _pages(groups: Sequence[Group], inside: set[str]) -> dict[tuple[str, ...], l
 
 def _picture(path: Path, groups: Sequence[Group], draw: Draw) -> Path:
     matplotlib = load_extra("matplotlib", "plot", str(path))
-    # A Figure of its own, not pyplot's: no state, no display, and always the same backend.
+    # We make the Figure without pyplot: so there is no state, no display, and one backend.
     figure_class = load_extra("matplotlib.figure", "plot", str(path)).Figure
     metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
     with matplotlib.rc_context(_STYLE), replacing(path) as file:

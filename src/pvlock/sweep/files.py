@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Results as files: CSV, Parquet and JSON for programs, Markdown for people.
 
-The same results are the same bytes. A file is written whole or not at all.
+Equal results give equal bytes. A file is written whole or not at all.
 """
 
 import csv
@@ -18,7 +18,7 @@ from pvlock.sweep.results import CellResult, Row, cell_row, group_row, grouped, 
 
 
 def check(path: Path, option: str) -> None:
-    """Refuse early a file that could not be written later. Raises ConfigError."""
+    """Refuse a file early if it could not be written later. Raises ConfigError."""
     refuse_unwritable(path, f"{option} {path}", tuple(FORMATS))
     if path.suffix == ".parquet":
         load_extra("pyarrow.parquet", "parquet", f"{option} {path}")
@@ -55,7 +55,7 @@ def _parquet(file: Path, results: Sequence[CellResult]) -> None:
 
 
 def _arrow_type(arrow: Any, rows: Sequence[Row], column: str) -> Any:
-    """Return the type of a column: that of its values, where there are any."""
+    """Return the type of a column's values; that of a float if it has none."""
     kind = next((type(row[column]) for row in rows if row[column] is not None), float)
     return {str: arrow.string(), int: arrow.int64(), float: arrow.float64()}[kind]
 
@@ -73,4 +73,4 @@ FORMATS: dict[str, Callable[[Path, Sequence[CellResult]], None]] = {
     ".json": _json,
     ".md": _markdown,
 }
-"""What writes a file, by the end of its name."""
+"""The functions that write a file, by the end of its name."""

@@ -4,6 +4,7 @@
 A cell is a workload.Settings. Whatever is wrong with a grid is a ConfigError of one line.
 """
 
+import enum
 import itertools
 import math
 import re
@@ -14,23 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from pvlock import workload
-from pvlock.abi import Policy
-from pvlock.duration import HOUR_NS, nanoseconds
 from pvlock.errors import ConfigError
-from pvlock.memory_map import MAX_VCPUS
+from pvlock.host import Host, Knob, knobs
 from pvlock.workload import Settings
 
 MAX_CELLS = 100_000
 MAX_SEEDS = 10_000
 _LONGEST_FILE = 16 << 10
-"""Bytes: what tomllib takes for a file can grow with the square of its length, here 1 s."""
+"""Bytes. tomllib's time can grow with the square of a file's length: for this length, to 1 s."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A key of a grid: the field of Settings it sets, and how a value is checked.
+    """A key of a grid: the field of Settings that it sets, and how a value is checked.
 
-    `parse` takes a value as TOML has it and raises ValueError (its text says what is wanted).
+    `parse` takes a value as TOML has it, or raises ValueError, whose text says what is wanted. In
+    files of results the field is called `column`, and `cell` turns a value into what they say.
     """
 
     name: str
@@ -38,73 +38,71 @@ class Axis:
     parse: Callable[[object], Any]
     default: str
     help: str
+    column: str
+    cell: Callable[[Any], Any]
 
 
-def _time(low: int, high: int = HOUR_NS) -> Callable[[object], int]:
-    def parse(value: object) -> int:
-        # A number has no unit, so it is no time either.
-        return nanoseconds(value if isinstance(value, str) else "", low, high)
+def axes_of(settings: type[Host]) -> tuple[Axis, ...]:
+    """Return an axis for each knob of `settings` but the seed.
 
-    return parse
-
-
-def _number(low: int, high: int) -> Callable[[object], int]:
-    def parse(value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ValueError(f"not a whole number from {low} to {high}")
-        return value
-
-    return parse
+    >>> [axis.name for axis in axes_of(Host)][:3]
+    ['vcpus', 'pcpus', 'slice']
+    """
+    found = [
+        _axis_of(name, knob, getattr(settings, name))
+        for name, knob in knobs(settings).items()
+        if name != "seed"
+    ]
+    return tuple(sorted(found, key=lambda axis: (*_FIRST, axis.name).index(axis.name)))
 
 
-def _choice(values: Mapping[str, Any]) -> Callable[[object], Any]:
-    def parse(value: object) -> Any:
-        if not isinstance(value, str) or value not in values:
-            raise ValueError(f"not one of: {', '.join(values)}")
-        return values[value]
+def _axis_of(name: str, knob: Knob, default: Any) -> Axis:
+    text = f"{knob.help} One of: {', '.join(knob.words)}." if knob.words else knob.help
+    in_words = isinstance(default, bool)  # files say trap or notrap, not true or false
+    return Axis(
+        knob.option, name, knob.parse, _DEFAULTS.get(name) or knob.text(default), text,
+        column=knob.option if in_words else name,
+        cell=knob.text if in_words else _plain,
+    )  # fmt: skip
 
-    return parse
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, enum.StrEnum) else value
 
 
 def _guest(value: object) -> str:
-    return str(_choice({name: name for name in workload.names()})(value))
+    names = workload.names()
+    if value not in names:
+        raise ValueError(f"not one of: {', '.join(names)}")
+    return str(value)
 
+
+_FIRST = ("vcpus", "pcpus", "slice", "cs", "think", "policy", "wfe", "duration", "quantum")
+"""The order in which files of results have always had the axes; axes not named here come after."""
+_DEFAULTS = {"duration_ns": "30ms"}
+"""Defaults that differ from those of a single run, since a sweep has many runs."""
 
 AXES = (
-    Axis("guest", "guest", _guest, "mutex", "bundled workloads"),
-    Axis("vcpus", "vcpus", _number(1, MAX_VCPUS), "8", "VCPUs of the guest"),
-    Axis("pcpus", "pcpus", _number(1, MAX_VCPUS), "4", "CPUs that they share"),
-    Axis("slice", "slice_ns", _time(1_000), "3ms", "time slice of the host's scheduler"),
-    Axis("cs", "cs_ns", _time(0), "2us", "time in the critical section"),
-    Axis("think", "think_ns", _time(0), "8us", "mean time between two"),
-    Axis(
-        "policy", "policy", _choice({p.value: p for p in Policy}), "scheduled-out",
-        "when a VCPU counts as preempted: scheduled-out or preempted",
-    ),
-    Axis(
-        "wfe", "trap_wfe", _choice({"trap": True, "notrap": False}), "trap",
-        "does a waiting WFE give its CPU away: trap or notrap",
-    ),
-    Axis("duration", "duration_ns", _time(1_000), "30ms", "guest time of a run"),
-    Axis(
-        "quantum", "quantum_ns", _time(10, 1_000_000), "1us",
-        "how finely the emulated CPUs are interleaved",
-    ),
-    Axis("exit-cost", "exit_ns", _time(100, 1_000_000), "1us", "what leaving the guest costs"),
-    Axis("switch-cost", "switch_ns", _time(0, 1_000_000), "3us", "what a switch costs"),
-)  # fmt: skip
-SEEDS = Axis("seeds", "seed", _number(1, MAX_SEEDS), "5", "how many seeds: 1 to N")
+    Axis("guest", "guest", _guest, Settings.guest, "Bundled workloads.", "guest", str),
+    *axes_of(Settings),
+)
+_MOST_SEEDS = Knob("seeds", "How many seeds: 1 to N.", 1, MAX_SEEDS)
+SEEDS = Axis("seeds", "seed", _MOST_SEEDS.parse, "5", _MOST_SEEDS.help, "seed", int)
 _BY_NAME = {axis.name: axis for axis in (*AXES, SEEDS)}
 
 Values = Mapping[str, object]
-"""The values of axes by name, as TOML has them: one, or a list."""
+"""The values of axes by name, as TOML has them: a single value or a list."""
 
 
 def cells(file: Path | None, options: Mapping[str, Sequence[str]]) -> list[Settings]:
     """Return the cells of a grid file (if any) in its order, each once; `options` override it.
 
-    `options` has the texts of the command line by axis: comma lists that may repeat.
-    Raises ConfigError when the file or an option makes no sense, or there are too many cells.
+    `options` has, by the name of the axis, the texts of the command line: an option can be given
+    several times, and each text can be a list with commas. Raises ConfigError when the file or an
+    option makes no sense, or there are too many cells.
+
+    >>> [(cell.vcpus, cell.cs_ns) for cell in cells(None, {"vcpus": ["4,8"], "seeds": ["1"]})]
+    [(4, 2000), (8, 2000)]
     """
     given = {name: _from_texts(texts) for name, texts in options.items() if texts}
     grids = [{**grid, **given} for grid in (_read(file) if file else [{}])]
@@ -130,7 +128,7 @@ def cells(file: Path | None, options: Mapping[str, Sequence[str]]) -> list[Setti
 
 
 def _from_texts(texts: Sequence[str]) -> list[object]:
-    """Split comma lists; what looks like a number is one."""
+    """Split lists with commas, and make numbers of the words that look like numbers."""
     words = [word.strip() for text in texts for word in text.split(",")]
     return [int(word) if re.fullmatch(r"\d{1,9}", word, re.ASCII) else word for word in words]
 
@@ -178,6 +176,6 @@ def _read(file: Path) -> list[Values]:
 def _shown(value: object) -> str:
     try:
         text = repr(value)
-    except (RecursionError, ValueError):  # so deep, or a number so long, that Python will not
+    except (RecursionError, ValueError):  # too deep for Python to print, or too long a number
         return "what is there"
     return text if len(text) <= 60 else text[:60] + "…"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The gain as heat maps: overcommitment down, critical section across, blue for what is gained.
+"""The gain as heat maps: overcommitment down, critical section across, blue for a gain.
 
-A panel for each guest (down), and for each slice and kind of WFE (across). The colour is the
-logarithm of the gain, so that half and double are equally strong, and 1 is white. Every cell says
-its median and range.
+There is a panel for each guest (down) and for each slice and kind of WFE (across). The colour
+follows the logarithm of the gain, so that half and double are equally strong, and 1 is white. Every
+cell has its median and range written in it.
 """
 
 import math
@@ -16,14 +16,14 @@ from pvlock.sweep.results import Group
 from pvlock.workload import Settings
 
 _LEAST_SCALE, _MOST_SCALE = math.log2(1.5), math.log2(4)
-"""Where the colours end; a few huge gains must not make all others look like none."""
+"""Where the colours end at least and at most. A few huge gains must not make all others pale."""
 
 _CELL_INCHES = 0.92, 0.46
 _INK, _PALE = "#1a1a1a", "#666666"
 
 
 def draw(figure: Any, groups: Sequence[Group], common: str) -> None:
-    """Draw the gain of `groups` into `figure`, which takes the size that it needs."""
+    """Draw the gain of `groups` into `figure`, and set the figure's size."""
     cells = [group.settings for group in groups]
     guests = list(dict.fromkeys(cell.guest for cell in cells))
     hosts = sorted({(not cell.trap_wfe, cell.slice_ns) for cell in cells})
@@ -53,7 +53,7 @@ def draw(figure: Any, groups: Sequence[Group], common: str) -> None:
 
 
 def _scale(groups: Sequence[Group]) -> tuple[Any, Any]:
-    """Return a norm and colours for log2 of the gain; both ends are equally far from 0."""
+    """Return matplotlib's norm and colours for log2 of the gain, with 0 in the middle."""
     gains = [group.gain.median for group in groups if group.gain]
     furthest = max((abs(math.log2(gain)) for gain in gains if gain > 0), default=0.0)
     top = min(max(furthest, _LEAST_SCALE), _MOST_SCALE)

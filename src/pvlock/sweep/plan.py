@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a sweep has to do, and doing it: each run once, and none that the cache knows."""
+"""What a sweep has to do: each run once, and none whose result is in the cache."""
 
 import contextlib
 import time
@@ -12,10 +12,10 @@ from pvlock.workload import Settings
 
 
 class Plan:
-    """The runs that some cells need: `outcomes` of those that are done, and those `missing`."""
+    """The runs that cells need: the `outcomes` of those that are done, and the `missing` ones."""
 
     def __init__(self, cells: Iterable[Settings], cache: Cache) -> None:
-        """Look up in the cache what is known."""
+        """Take the outcomes that are in the cache."""
         self._cache = cache
         needed = dict.fromkeys(run for cell in cells for run in runs_of(cell).values())
         found = {run: cache.get(run) for run in needed}
@@ -23,7 +23,7 @@ class Plan:
         self.missing = [run for run in needed if run not in self.outcomes]
 
     def carry_out(self, executor: Executor, done: Callable[[Run, Outcome], None]) -> None:
-        """Do what is missing and keep each result at once; `done` hears of each run."""
+        """Do the missing runs. Each result is kept at once; `done` is called for each run."""
         jobs = [(run, self._cache.code(run.settings.guest)) for run in self.missing]
         with contextlib.closing(executor.run(jobs)) as finished:
             for run, outcome in finished:
@@ -37,7 +37,7 @@ class Plan:
 class Estimate:
     """How long the runs of a plan will still take, judged by those that are done.
 
-    What a run costs is taken to be the time of all its CPUs, and a start.
+    The estimate is that the cost of a run is its duration on all its CPUs, plus that of a start.
     """
 
     _START_NS = 20_000_000
@@ -54,12 +54,12 @@ class Estimate:
 
     @property
     def share(self) -> float:
-        """How much is done, 0 to 1."""
+        """The share that is done, from 0 to 1."""
         return self._done / max(self._done + self._left, 1)
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds until all is done; None as long as nothing is."""
+        """Seconds until all runs are done; None until the first one is."""
         return (self._clock() - self._begin) * self._left / self._done if self._done else None
 
     def _cost(self, run: Run) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What came out of a sweep: a result for each cell, and medians with ranges over the seeds."""
+"""The results of a sweep: one for each cell, and medians with ranges over the seeds."""
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from pvlock import report
+from pvlock.sweep.grid import AXES
 from pvlock.sweep.run import Failure, Measurement, Outcome, Run, runs_of
 from pvlock.workload import RUNS, Settings
 
 NOISE = 0.005
-"""Gains within this of 1 are no effect."""
+"""A gain that differs from 1 by no more than this is no effect."""
 
 Row = dict[str, Any]
 """A row of a table: text, numbers, and None where there is no result."""
@@ -27,7 +28,11 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Self | None:
-        """Return the spread of the values that are there; None if none is."""
+        """Return the spread of the values that are not None; None if there are none.
+
+        >>> Spread.of([3.0, None, 1.0, 2.0])
+        Spread(low=1.0, median=2.0, high=3.0)
+        """
         known = [value for value in values if value is not None]
         if not known:
             return None
@@ -48,7 +53,7 @@ class CellResult:
 
     @property
     def gain(self) -> float | None:
-        """Throughput with PV-lock over that without; None if either is missing or 0."""
+        """Throughput with PV-lock over that without; None if one is missing, or the latter is 0."""
         return _ratio(self.throughput("with"), self.throughput("without"))
 
     @property
@@ -58,21 +63,21 @@ class CellResult:
 
     @property
     def error(self) -> str:
-        """Which runs failed and why; empty if none did."""
+        """Which runs failed, and why; empty if none failed."""
         failed = ((name, self.runs[name]) for name in RUNS)
         return "; ".join(f"{name}: {o.reason}" for name, o in failed if isinstance(o, Failure))
 
 
 @dataclass(frozen=True)
 class Group:
-    """The cells that differ in nothing but the seed; `settings` is the first of them."""
+    """Cells that differ in nothing but the seed. `settings` are those of the first."""
 
     settings: Settings
     cells: Sequence[CellResult]
 
     @property
     def gain(self) -> Spread | None:
-        """What PV-lock gained, over the seeds."""
+        """The gain from PV-lock, over the seeds."""
         return Spread.of(cell.gain for cell in self.cells)
 
     @property
@@ -91,7 +96,7 @@ class Group:
 
     @property
     def verdict(self) -> str:
-        """Gain or loss where every seed says so, no effect where none says more than NOISE."""
+        """Gain or loss if every seed agrees; no effect if no seed is further from 1 than NOISE."""
         gain = self.gain
         if gain is None:
             return "failed" if self.failed else "no acquisitions"
@@ -119,7 +124,7 @@ def grouped(results: Iterable[CellResult]) -> list[Group]:
 
 
 def cell_row(result: CellResult) -> Row:
-    """Return everything that is known of a cell; what is missing is None."""
+    """Return everything that is known of a cell; a missing value is None."""
     row = setting_columns(result.cell) | {"seed": result.cell.seed}
     row |= {"gain": result.gain, "kept": result.kept}
     for name in RUNS:
@@ -143,20 +148,7 @@ def group_row(group: Group) -> Row:
 
 def setting_columns(cell: Settings) -> Row:
     """Return the settings of a cell without the seed; times in ns."""
-    return {
-        "guest": cell.guest,
-        "vcpus": cell.vcpus,
-        "pcpus": cell.pcpus,
-        "slice_ns": cell.slice_ns,
-        "cs_ns": cell.cs_ns,
-        "think_ns": cell.think_ns,
-        "policy": cell.policy.value,
-        "wfe": "trap" if cell.trap_wfe else "notrap",
-        "duration_ns": cell.duration_ns,
-        "quantum_ns": cell.quantum_ns,
-        "exit_ns": cell.exit_ns,
-        "switch_ns": cell.switch_ns,
-    }
+    return {axis.column: axis.cell(getattr(cell, axis.field)) for axis in AXES}
 
 
 def shown(column: str, value: Any) -> tuple[str, str]:
@@ -167,7 +159,7 @@ def shown(column: str, value: Any) -> tuple[str, str]:
 
 
 def summary(groups: Sequence[Group]) -> tuple[str, list[str], list[list[str]]]:
-    """Return the groups for people: what all have in common, the titles, and a line for each."""
+    """Return text for people: what all groups have in common, titles, and a line for each group."""
     settings = [setting_columns(group.settings) for group in groups]
     varying = [c for c in settings[0] if len({row[c] for row in settings}) > 1]
     common = [" ".join(shown(c, v)) for c, v in settings[0].items() if c not in varying]
@@ -186,7 +178,11 @@ def summary(groups: Sequence[Group]) -> tuple[str, list[str], list[list[str]]]:
 
 
 def count(number: int, noun: str) -> str:
-    """Return a number with its noun: 1 seed, 2 seeds."""
+    """Return a number with its noun.
+
+    >>> count(1, "seed"), count(2, "seed")
+    ('1 seed', '2 seeds')
+    """
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pvlock import workload
 from pvlock.abi import Policy
 from pvlock.errors import PvlockError
-from pvlock.sweep import code
+from pvlock.sweep import fingerprint
 from pvlock.workload import Settings
 
 
@@ -21,7 +21,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a sweep keeps of a finished run; `throughput` in acquisitions per s, times in ns."""
+    """What a sweep keeps of a finished run. `throughput` is acquisitions per second."""
 
     acquisitions: int
     throughput: float
@@ -48,11 +48,12 @@ Outcome = Measurement | Failure
 def runs_of(cell: Settings) -> dict[str, Run]:
     """Return the runs that a cell needs, by name (workload.RUNS).
 
-    Equal machines are equal runs. So a baseline is the run with PV-lock of a guest that has as many
-    VCPUs as CPUs, whatever its cell overcommits, and runs without PV-lock are the same under either
-    policy, since no structure is there to write. (With PV-lock the policy matters even where
-    nothing is overcommitted: a VCPU that sleeps counts as preempted under one and not the other.)
-    All are on the emulator: a real host has slices and costs of its own, and repeats nothing.
+    Equal machines are equal runs. So cells that differ only in how much they overcommit share a
+    baseline: the run with PV-lock and as many VCPUs as CPUs. And runs without PV-lock are the same
+    under either policy, since there are no structures to write. With PV-lock the policy matters
+    even where nothing is overcommitted: a VCPU that sleeps counts as preempted under one policy
+    only. All runs are on the emulator: a real host has slices and costs of its own, and no run on
+    it can be repeated.
     """
     cell = replace(cell, engine="emulator")
     found = {}
@@ -66,14 +67,14 @@ def runs_of(cell: Settings) -> dict[str, Run]:
 def execute(
     run: Run, expected_code: str, cancelled: Callable[[], bool] = lambda: False
 ) -> Outcome | None:
-    """Do a run here and now; None when `cancelled`. What can go wrong is a Failure.
+    """Do a run here and now; return None when `cancelled`, and a Failure when it goes wrong.
 
-    `expected_code` is what the sweep's own process found (code.fingerprint): a worker with other
-    code must not answer for it, nor may code that was changed since the sweep began.
+    `expected_code` is the fingerprint that the sweep's own process found (fingerprint.of_code). A
+    worker with other code must not answer, nor may code that has changed since the sweep began.
     """
     settings = run.settings
     try:
-        if code.fingerprint(settings.guest) != expected_code:
+        if fingerprint.of_code(settings.guest) != expected_code:
             return Failure("pvlock has changed since the sweep began, or this worker has another")
         name = "with" if run.pvlock else "without"
         result = workload.run(name, settings, cancelled=cancelled)

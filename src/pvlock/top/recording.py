@@ -17,8 +17,8 @@ from pvlock.top import slots, usage
 from pvlock.top.threads import IDLE, Displacer, Key, Snapshot, Thread
 from pvlock.top.usage import Names
 from pvlock.top.watch import Watcher
+from pvlock.trace.columns import MOST_VCPUS
 from pvlock.trace.events import MOST_EVENTS, VM, Events, Kind
-from pvlock.trace.waits import MOST_VCPUS
 
 RING_SIZE = 1 << 24
 _TAKE_SECONDS = 0.05

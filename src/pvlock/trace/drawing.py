@@ -11,14 +11,15 @@ import numpy as np
 
 from pvlock.errors import TraceError
 from pvlock.trace.attribution import Attribution, attribute
+from pvlock.trace.attribution.intervals import Intervals
+from pvlock.trace.attribution.pairing import pair
 from pvlock.trace.columns import Bools, Ints
 from pvlock.trace.events import Events, Flag, Kind
-from pvlock.trace.waits import Intervals, pair
 
 MOST_LOCKS = 256
-"""Locks that are drawn: those that were waited for longest."""
+"""The most locks that are drawn. They are the ones that were waited for longest."""
 MOST_ARROWS = 10_000
-"""Arrows that are drawn: those of the longest delays."""
+"""The most arrows that are drawn. They are those of the longest delays."""
 
 _STATES = {
     Kind.SCHED_IN: "running",
@@ -32,7 +33,10 @@ _YIELDED = "preempted (yield)"
 
 @dataclass
 class Track:
-    """A line of the timeline; `parent` is the place of the track that it belongs to."""
+    """A line of the timeline. It shows slices, or, if it `counts`, how a number changes.
+
+    `parent` is the place of the track that it belongs to in the Drawing's list.
+    """
 
     name: str
     parent: int | None = None
@@ -41,7 +45,7 @@ class Track:
 
 @dataclass
 class Slices:
-    """Slices on tracks, times in ns. `track` and `name` are places in the Drawing's lists."""
+    """Slices on tracks, with times in ns. `track` and `name` are places in the Drawing's lists."""
 
     track: Ints
     start: Ints
@@ -49,13 +53,13 @@ class Slices:
     name: Ints
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of slices."""
         return len(self.start)
 
 
 @dataclass
 class Counts:
-    """What tracks that count show: `value` from `time` on."""
+    """The numbers that tracks show: a track has `value` from `time` on, in ns, to its next row."""
 
     track: Ints
     time: Ints
@@ -64,7 +68,11 @@ class Counts:
 
 @dataclass
 class Drawing:
-    """All there is to see; each of `arrows` leads from the start of a slice to the end of one."""
+    """All tracks and what is on them.
+
+    Each of `arrows` leads from the start of one slice to the end of another. It has their places in
+    `slices`.
+    """
 
     tracks: list[Track] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
@@ -91,11 +99,12 @@ class Drawing:
 
 
 def draw(events: Events) -> Drawing:
-    """Return the timeline of a run. Raises TraceError for a table that is none."""
-    # First, and only what is drawn of it: for a long run it takes more memory than all the rest.
+    """Return the timeline of a run. Raises TraceError for a broken table of events."""
+    # For a long run, the attribution takes more memory than all the rest. So it comes first, and
+    # nothing but the delays is kept.
     try:
         delays = _delays(attribute(events))
-    except TraceError:  # too entangled to say who waited for whom; the rest is as true
+    except TraceError:  # The run is too entangled to say who waited for whom. Draw it without.
         delays = []
     found = Drawing()
     vcpus = found.add_names([events.vcpu_name(vcpu) for vcpu in range(events.vcpus)])
@@ -116,7 +125,7 @@ def draw(events: Events) -> Drawing:
 
 
 def _scheduling(events: Events) -> tuple[Ints, Ints]:
-    """Return the places of the scheduling events by VCPU, and when what each began has ended."""
+    """Return the positions of the schedule events by VCPU, and when the state of each ended."""
     at = np.flatnonzero(events.kind <= Kind.READY)
     at = at[np.argsort(events.vcpu[at], kind="stable")]
     vcpu, time = events.vcpu[at], events.time[at]
@@ -190,18 +199,19 @@ def _locks(events: Events, found: Drawing, vcpus: Ints) -> tuple[int, Bools]:
 
 
 def _count(found: Drawing, track: Ints, holds: Intervals, time: Ints) -> None:
-    """Let tracks show how many of the holds there are."""
+    """Let each hold's `track` show how many holds there are at each time."""
     track = np.concatenate([track, track])
     at = np.concatenate([time[holds.first], time[holds.last]])
     change = np.repeat([1, -1], len(holds))
     order = np.lexsort((change, at, track))
-    # Who comes also goes, so each track begins at 0 again. At one time, who goes goes first.
+    # Every hold that begins also ends, so the sum is 0 again where the next track begins. At the
+    # same time, those that end come first.
     value = np.maximum(np.cumsum(change[order]), 0)
     found.counts = Counts(track[order], at[order], value)
 
 
 def _delays(attribution: Attribution) -> list[tuple[int, int]]:
-    """Return (schedule event, wait) for the longest delays of a wait by a VCPU off its CPU."""
+    """Return the longest delays: the schedule event that caused each, and the wait."""
     delays = attribution.delays
     span = int(delays.wait.max(initial=0)) + 1
     both, which = np.unique(delays.event * span + delays.wait, return_inverse=True)
@@ -212,7 +222,7 @@ def _delays(attribution: Attribution) -> list[tuple[int, int]]:
 
 
 def _separate(slices: Slices) -> None:
-    """Let no slice of a track reach into the next one."""
+    """End each slice where the next one of its track begins, if not before."""
     order = np.lexsort((slices.start, slices.track))
     track, start = slices.track[order], slices.start[order]
     following = np.append(start[1:], 0)[: len(order)]

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The events of one run: what the host's scheduler did, and what the guest did with its locks.
 
-A table of columns, sorted by time. It is what a trace file holds and what is analysed.
+They are a table of columns, sorted by time. A trace file holds it, and pvlock.trace.attribution
+analyses it.
 
     every VCPU       off at first; SCHED_IN ... PREEMPTED, BLOCKED or OFF; [READY]; SCHED_IN ...
     a wait           CONTENDED, {CONTENDED | SLEPT, WOKEN}, ACQUIRED      of one VCPU and object
@@ -10,10 +11,10 @@ A table of columns, sorted by time. It is what a trace file holds and what is an
 A wait or a hold that is open at the end of the table lasted to the end of the run. Waits of one
 VCPU nest: on its way to sleep for a mutex it may wait for the spinlock around the list of sleepers.
 
-The events of one VCPU are in the order in which it did them. Those of different VCPUs are as exact
-as the clock that they share: on the emulator a CPU may be `skew_ns` ahead of another, so that a
-lock can be ACQUIRED up to that time before its last owner's RELEASED. The owner is whoever ACQUIRED
-it, or was GRANTED it, last and has not RELEASED it.
+The events of one VCPU are in the order in which it did them. The order of events of different VCPUs
+is as exact as the clock that they share. On the emulator a CPU may be `skew_ns` ahead of another,
+so a lock can be ACQUIRED up to that time before its last owner's RELEASED. The owner of a lock is
+the VCPU that was the last to get it, by ACQUIRED or by another's GRANTED, and has not RELEASED it.
 """
 
 import enum
@@ -25,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST_EVENTS = 10_000_000
-"""Events that a trace keeps: it then ends, and what follows is counted as dropped."""
+"""The events that a trace keeps. It ends with them; those that follow are counted as dropped."""
 
 VM = 1 << 32
 """In a trace of a host, `names` has at VM + a VCPU the name of its VM."""
@@ -40,59 +41,76 @@ class Kind(enum.IntEnum):
     """
 
     SCHED_IN = 0
-    """The VCPU runs on CPU `object` from here on. The cost of the switch is behind it."""
+    """The VCPU runs on CPU `object` from here on. The cost of the switch has been paid before."""
     PREEMPTED = 1
-    """It lost CPU `object` although it could have gone on: end of its slice, or a yield (Flag)."""
+    """The VCPU lost CPU `object` although it could have gone on. Its slice ended, or Flag says why
+    else."""
     BLOCKED = 2
-    """It waits for an interrupt (WFI), off CPU `object`."""
+    """The VCPU waits for an interrupt (WFI) and has left CPU `object`."""
     OFF = 3
-    """It was turned off, or (reset, end of the machine) does not run again; on KVM also while
-    pvlock has stopped it."""
+    """The VCPU was turned off, or does not run again (reset, end of the machine). On KVM a VCPU is
+    also off while pvlock has stopped it."""
     READY = 4
-    """Blocked or off until now, it could run, and waits for a CPU. `object` is 0."""
+    """The VCPU was blocked or off; now it could run, and waits for a CPU. `object` is 0."""
     CONTENDED = 8
-    """It begins to wait for lock `object`. `other`: the VCPU before it in the lock's queue, or -1
-    where there is none, or none is known. Again within a wait: this is now its place."""
+    """The VCPU begins to wait for lock `object`. `other` is the VCPU before it in the lock's queue,
+    or -1 if none is known. A second CONTENDED in a wait says that `other` has changed."""
     ACQUIRED = 9
-    """It has the lock, with a wait before or without; Flag.SHARED for a reader."""
+    """The VCPU has lock `object`, with or without a wait before. A reader has Flag.SHARED."""
     RELEASED = 10
-    """It released the lock; recorded after the release itself, so others may have it already."""
+    """The VCPU has released lock `object`. The guest records this after the release itself, so
+    another VCPU may have the lock already."""
     SLEPT = 11
-    """Within its wait for `object` it goes to sleep until somebody wakes it."""
+    """In its wait for lock `object`, the VCPU goes to sleep until another wakes it."""
     WOKEN = 12
-    """It runs again after SLEPT."""
+    """The VCPU runs again after SLEPT."""
     LOST = 13
-    """`object` events of this VCPU are missing here: its ring was full. Its waits and holds that
-    are open here may have ended, and others begun."""
+    """`object` events of the VCPU are missing here, because its ring was full. Waits and holds that
+    are open here may have ended, and others may have begun."""
     GRANTED = 14
-    """It gave lock `object` to VCPU `other`, which waits for it: that VCPU owns it from here on,
-    and its ACQUIRED comes when it runs again. Flag.SHARED for a reader."""
+    """The VCPU gave lock `object` to VCPU `other`, which waits for it. That VCPU owns the lock from
+    here on, and its ACQUIRED follows when it runs again. A reader has Flag.SHARED."""
 
 
 class Flag(enum.IntFlag):
     """More about an event."""
 
     SHARED = 1
-    """CONTENDED, ACQUIRED, RELEASED: as a reader, together with other readers."""
+    """On CONTENDED, ACQUIRED, RELEASED: the VCPU shares the lock with others, as a reader."""
     YIELD = 2
-    """PREEMPTED: a WFE that trapped gave the CPU to another VCPU."""
+    """On PREEMPTED: a WFE that trapped gave the CPU to another VCPU."""
     SCRIPT = 4
-    """PREEMPTED: a scripted schedule took the CPU."""
+    """On PREEMPTED: a scripted schedule took the CPU."""
 
 
 @dataclass
 class Events:
-    """The table, n events in columns of n; times in ns of one clock.
+    """The table of events: a column for each field, with a row for each event.
+
+    `time` is in ns of one clock, as are `start` and `end` of the run. `vcpus` and `pcpus` are the
+    numbers of VCPUs and CPUs. `names` has the names of locks by their addresses; a lock may have
+    none. `dropped` counts, for each VCPU, the events that were lost because a ring or the table was
+    full. `rejected` counts the entries of its ring that could not be events: a guest may write
+    anything. `skew_ns` is how far the clocks of two CPUs may be apart. `settings` says which run it
+    was: at least guest, policy, pvlock and engine.
 
     A trace of a host (`pvlock record`) has the setting "host". Its rows are the VCPUs of all VMs,
-    "watched" of them, and then whoever else had a CPU; `names` has what they are called. A READY
-    there has the CPU in whose queue it waits.
+    as many as the setting "watched" says, and then whoever else had a CPU; `names` has their names.
+    A READY in it has the CPU in whose queue the VCPU waits.
 
-    `vcpus`, `pcpus` say how many there are. The run is from `start` to `end`. `names` has a lock's
-    name by its address, for those that have one. `dropped` has, by VCPU, how many of its events
-    were lost because a ring or the table was full, `rejected` how many were no events: a guest
-    wrote them, and may write anything. `skew_ns` is how far the clocks of two CPUs may be apart.
-    `settings` is what the run was: at least guest, policy, pvlock and engine.
+    Machine.events() and pvlock.trace.perfetto.read() return it. How often did each VCPU take a
+    lock?
+
+    >>> import numpy as np
+    >>> from pvlock import Machine
+    >>> from pvlock.workload import image_of
+    >>> with Machine(2, 2, trace=True, bootargs="duration=1000000", engine="emulator") as machine:
+    ...     _ = machine.load(image_of("ticket", trace=True))
+    ...     _ = machine.run(100_000_000)
+    ...     events = machine.events()
+    >>> acquired = np.bincount(events.vcpu[events.kind == Kind.ACQUIRED])
+    >>> [int(count) > 50 for count in acquired]
+    [True, True]
     """
 
     time: NDArray[np.int64]
@@ -125,9 +143,16 @@ class Events:
         return bool(((self.kind >= Kind.CONTENDED) & (self.kind != Kind.LOST)).any())
 
     def name_of(self, lock: int) -> str:
-        """Return what to call the lock at an address, and no other: name, name@address, or address.
+        """Return what the lock at an address is called: name, name@address, or address.
 
-        A guest may give several locks one name, or one that looks like an address.
+        No two locks are called the same, though a guest may give several locks one name, or a name
+        that looks like an address.
+
+        >>> none = np.empty(0, np.int64)
+        >>> names = {0x1000: "mutex", 0x2000: "list", 0x3000: "list"}
+        >>> events = Events(none, none, none, none, none, none, 1, 1, 0, 0, names)
+        >>> [events.name_of(lock) for lock in (0x1000, 0x2000, 0x4000)]
+        ['mutex', 'list@0x2000', '0x4000']
         """
         return self._called.get(lock, f"{lock:#x}")
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Perfetto packets by the million: what two packets have in common is serialised once.
+"""Perfetto packets by the million: what many packets have in common is serialised once.
 
-A packet of a track event differs from others of its track, type and name in its timestamp alone.
-So protobuf makes one of each kind, and the timestamps are put in by NumPy, as varints of a fixed
-width, which every decoder reads.
+A packet of a track event differs from others of the same track, type and name in its timestamp
+alone. So protobuf makes one packet of each kind, a template, and NumPy puts the timestamps into
+copies of it. They are varints of a fixed width, longer than need be, which every decoder reads.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,23 +13,23 @@ from numpy.typing import NDArray
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as pb
 
 SEQUENCE = 1
-"""All packets are of one writer."""
+"""The number of the one writer that all packets name."""
 
 _CHUNK = 1 << 16
 _TIMESTAMP_TAG = 0x40
 
 
 class Templates:
-    """Kinds of packets, whose timestamps are below 2 ** `bits` ns."""
+    """The templates of packets whose timestamps are below 2 ** `bits` ns."""
 
     def __init__(self, bits: int) -> None:
         self.width = max(-(-bits // 7), 1)
         self._parts: list[bytes] = []
 
     def add(self, event: pb.TrackEvent) -> int:
-        """Add the kind of packets that hold `event`; return its number."""
+        """Add a template for packets that hold `event`; return its number."""
         packet = pb.TracePacket(
-            # The longest varint of that width, so that its length is right.
+            # The greatest timestamp of that width, so that every other one fits its place.
             timestamp=(1 << 7 * self.width) - 1,
             track_event=event,
             trusted_packet_sequence_id=SEQUENCE,
@@ -40,7 +40,10 @@ class Templates:
         return len(self._parts) - 1
 
     def packets(self, time: NDArray[np.int64], kind: NDArray[np.int64]) -> Iterator[bytes]:
-        """Return the packets of these times and kinds, serialised, a chunk at a time."""
+        """Return serialised packets, a chunk at a time.
+
+        A packet has a timestamp from `time` and the template with the number in `kind`.
+        """
         lengths = np.array([len(part) for part in self._parts], np.int64)
         firsts = np.cumsum(lengths) - lengths
         starts = np.array([self._start(part) for part in self._parts], np.int64)
@@ -49,7 +52,7 @@ class Templates:
             some = kind[first : first + _CHUNK]
             ends = np.cumsum(lengths[some])
             begins = ends - lengths[some]
-            # Byte by byte: where in the joined templates it comes from.
+            # For each byte of the chunk, its place in the joined templates.
             source = np.arange(ends[-1]) + np.repeat(firsts[some] - begins, lengths[some])
             chunk = joined[source]
             places = (begins + starts[some])[:, None] + np.arange(self.width)
@@ -62,7 +65,7 @@ class Templates:
         return sevens.astype(np.uint8)
 
     def _start(self, part: bytes) -> int:
-        """Return where the timestamp is: the first field of the packet, after its own tag."""
+        """Return where in a template the timestamp is: in the first field, after its tag."""
         at = 1
         while part[at] & 0x80:
             at += 1
@@ -73,5 +76,5 @@ class Templates:
 
 
 def serialised(packets: Sequence[pb.TracePacket]) -> bytes:
-    """Return packets as a trace file holds them."""
+    """Return the bytes of `packets` in a trace file."""
     return bytes(pb.Trace(packet=packets).SerializeToString())

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Trace files: what Perfetto shows, and the table of events that `pvlock explain` reads.
 
-A file is a Perfetto trace (perfetto.protos.Trace). Its first packets carry the table, in an
-extension of TracePacket: Perfetto passes over it, and we need not take a drawing apart. The others
-are tracks and slices, compressed (TracePacket.compressed_packets).
+A file is a Perfetto trace (perfetto.protos.Trace). Its first packets carry the table of events, in
+an extension of TracePacket that Perfetto passes over. The other packets carry tracks and slices,
+compressed (TracePacket.compressed_packets).
 """
 
 import zlib
@@ -25,7 +25,7 @@ from pvlock.trace.packets import SEQUENCE, Templates, serialised
 
 _EXTENSION = 1906
 _FIRST_UUID = 1 << 14
-"""So that the numbers of tracks are varints of three bytes, and packets of one length."""
+"""The number of the first track. From here on, numbers are varints of three bytes."""
 _LONGEST_PACKET = 1 << 28
 _BEGIN, _END, _COUNTER = (
     pb.TrackEvent.TYPE_SLICE_BEGIN,
@@ -64,7 +64,7 @@ _PART = _extension()
 
 
 def write(file: IO[bytes], events: Events) -> None:
-    """Write a trace. Raises TraceError for a table that is none, and OSError."""
+    """Write `events` to `file` as a trace. Raises TraceError for a broken table, and OSError."""
     drawing = draw(events)
     first = pb.TracePacket()
     first.Extensions[_PART].head = table.head(events)
@@ -80,7 +80,24 @@ def write(file: IO[bytes], events: Events) -> None:
 
 
 def read(path: Path) -> Events:
-    """Return the events in a trace file. Raises TraceError where there are none."""
+    """Return the events in the trace file at `path`.
+
+    Raises TraceError for a file that cannot be read, or that pvlock did not write.
+
+    >>> import tempfile
+    >>> from pvlock import Machine
+    >>> from pvlock.workload import image_of
+    >>> with Machine(2, 1, trace=True, bootargs="duration=400000", engine="emulator") as machine:
+    ...     _ = machine.load(image_of("ticket", trace=True))
+    ...     _ = machine.run(100_000_000)
+    ...     events = machine.events()
+    >>> with tempfile.NamedTemporaryFile(suffix=".pftrace") as file:
+    ...     write(file, events)
+    ...     file.flush()
+    ...     again = read(Path(file.name))
+    >>> len(again) > 0, again.time.tolist() == events.time.tolist()
+    (True, True)
+    """
     try:
         with path.open("rb") as file:
             head, parts = "", []
@@ -105,7 +122,7 @@ def read(path: Path) -> Events:
 
 
 def _raw_packets(file: IO[bytes]) -> Iterator[bytes]:
-    """Return the packets of a trace, one after the other. Raises ValueError for no trace."""
+    """Return the packets of a trace, serialised. Raises ValueError for a file of another format."""
     while tag := file.read(1):
         if tag != b"\x0a":
             raise ValueError
@@ -127,7 +144,7 @@ def _raw_packets(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _preamble(drawing: Drawing) -> Iterator[pb.TracePacket]:
-    """Return what the packets rest on: the names of slices, and the tracks."""
+    """Return the packets to which others refer: the names of slices, and the tracks."""
     state = pb.TracePacket(
         trusted_packet_sequence_id=SEQUENCE,
         sequence_flags=pb.TracePacket.SEQ_INCREMENTAL_STATE_CLEARED,
@@ -150,7 +167,7 @@ def _preamble(drawing: Drawing) -> Iterator[pb.TracePacket]:
 
 
 def _packets(drawing: Drawing, end: int) -> Iterator[bytes]:
-    """Return the events of the tracks in the order of their times."""
+    """Return the serialised packets of all slices, numbers and arrows in the order of time."""
     slices, counts = drawing.slices, drawing.counts
     templates = Templates(max(end, int(slices.end.max(initial=0))).bit_length())
     begins = _kinds(templates, _BEGIN, slices.track, slices.name)
@@ -161,13 +178,16 @@ def _packets(drawing: Drawing, end: int) -> Iterator[bytes]:
     time = np.stack([slices.start[order], slices.end[order]], axis=1).ravel()
     kind = np.stack([begins[order], ends[order]], axis=1).ravel()
     time, kind = np.concatenate([time, counts.time]), np.concatenate([kind, values])
-    # Stable, so that the end of a slice comes before the next one of its track begins.
+    # The sort is stable, so the end of a slice stays before the start of the next on its track.
     order = np.argsort(time, kind="stable")
     yield from templates.packets(time[order], kind[order])
 
 
 def _kinds(templates: Templates, type_: int, track: Ints, what: Ints) -> Ints:
-    """Return the number of each one's template; `what` is a name's place, or a value."""
+    """Return, for each packet, the number of its template.
+
+    `what` is the place of a slice's name, or the value of a number.
+    """
     span = int(what.max(initial=0)) + 1
     pairs, which = np.unique(track * span + what, return_inverse=True)
     numbers = np.empty(len(pairs), np.int64)
@@ -186,7 +206,7 @@ def _event(type_: int, track: int, what: int) -> pb.TrackEvent:
 
 
 def _arrows(drawing: Drawing, templates: Templates, begins: Ints, ends: Ints) -> None:
-    """Give both ends of each arrow a packet of their own, which names it."""
+    """Change `begins` and `ends` where arrows are: both ends of an arrow need its number."""
     slices = drawing.slices
     starts: dict[int, list[int]] = {}
     sinks: dict[int, list[int]] = {}

@@ -6,20 +6,21 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from pvlock.engines.contract import REASONS, Recording
+from pvlock.engines.contract import SWITCH, HostEvent, Recording
 from pvlock.memory import MemorySlot
 from pvlock.trace.events import MOST_EVENTS, Events, Flag, Kind, Setting
 from pvlock.trace.rings import ROW, Rings, region_size
 
-_SWITCH = np.dtype([("time", "<i8"), ("vcpu", "<i4"), ("cpu", "<u2"), ("what", "<u2")])
+_FIELDS = zip(("time", "vcpu", "cpu", "event"), SWITCH.format.removeprefix("<"), strict=True)
+_SWITCH = np.dtype([(name, f"<{code}") for name, code in _FIELDS])
 _KINDS = {
-    None: (Kind.SCHED_IN, 0),
-    "slice": (Kind.PREEMPTED, 0),
-    "yield": (Kind.PREEMPTED, Flag.YIELD),
-    "script": (Kind.PREEMPTED, Flag.SCRIPT),
-    "wfi": (Kind.BLOCKED, 0),
-    "off": (Kind.OFF, 0),
-    "ready": (Kind.READY, 0),
+    HostEvent.IN: (Kind.SCHED_IN, 0),
+    HostEvent.SLICE: (Kind.PREEMPTED, 0),
+    HostEvent.YIELD: (Kind.PREEMPTED, Flag.YIELD),
+    HostEvent.WFI: (Kind.BLOCKED, 0),
+    HostEvent.OFF: (Kind.OFF, 0),
+    HostEvent.SCRIPT: (Kind.PREEMPTED, Flag.SCRIPT),
+    HostEvent.READY: (Kind.READY, 0),
 }
 _SLACK_NS = 10_000_000
 
@@ -44,7 +45,7 @@ class Recorder:
         self._dropped = np.zeros(vcpus, np.int64)
 
     def collect(self, now_ns: int, slack_ns: int = _SLACK_NS) -> None:
-        """Take what is new; `now_ns` is about what the engine's clock shows, to `slack_ns`."""
+        """Take the events that are new; the engine's clock shows `now_ns`, within `slack_ns`."""
         switches = np.frombuffer(self._engine.take_switches(), _SWITCH)
         known = (switches["vcpu"] >= 0) & (switches["vcpu"] < self._vcpus)
         switches = switches[known & (switches["time"] >= 0)]
@@ -63,9 +64,9 @@ class Recorder:
             self._end = now_ns
 
     def events(self, end_ns: int, settings: Mapping[str, Setting], start_ns: int = 0) -> Events:
-        """Return all events of a run up to now, `end_ns` on the engine's clock.
+        """Return all events of a run up to now, which is `end_ns` on the engine's clock.
 
-        Their times are from `start_ns` of it on, before which there can be none.
+        The run began at `start_ns` on that clock; that is 0 in the events' times.
         """
         switches = np.concatenate([np.empty(0, _SWITCH), *self._switches])
         by_vcpu = np.argsort(switches["vcpu"], kind="stable")
@@ -109,20 +110,24 @@ class Recorder:
 
 
 def _scheduling(switches: _Rows) -> _Rows:
-    kinds, flags = np.array([_KINDS[reason] for reason in REASONS], np.uint8).T
-    what = np.minimum(switches["what"], len(REASONS) - 1)
+    kinds, flags = np.array([_KINDS[event] for event in HostEvent], np.uint8).T
+    event = np.minimum(switches["event"], max(HostEvent))
     rows = np.empty(len(switches), ROW)
     rows["time"], rows["object"], rows["other"] = switches["time"], switches["cpu"], -1
-    rows["kind"], rows["flags"] = kinds[what], flags[what]
+    rows["kind"], rows["flags"] = kinds[event], flags[event]
     return rows
 
 
 def _in_order(scheduling: _Rows, guest: _Rows) -> _Rows:
-    """Return both of one VCPU as it lived them: what the guest did at a time, it did on a CPU."""
+    """Return both kinds of events of one VCPU in one order.
+
+    What the guest did, it did on a CPU: so at equal times, its events come after SCHED_IN and
+    before the VCPU leaves the CPU.
+    """
     times = scheduling["time"]
     is_in = scheduling["kind"] == Kind.SCHED_IN
     place = np.searchsorted(times, guest["time"], side="left")
-    # Off its CPU until that very time: it came back first.
+    # Where the VCPU was off its CPU up to the time of a guest's event, it came back before it.
     after_in = np.append(False, is_in)[place]
     ins = np.append(np.flatnonzero(is_in), len(scheduling))
     back = ins[np.searchsorted(ins, place)]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The rings in which a guest records what it does with its locks (SPECIFICATION.md, section 11).
 
-The guest writes all of this memory whenever it likes. Nothing that stands there is believed: what
-is no event is counted and left out, and no address is taken from it.
+The guest may write to all of this memory at any time, so nothing in it is believed. An entry that
+cannot be an event is counted and left out, and no address is taken from the memory.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ EVENT = np.dtype([("time", "<u8"), ("object", "<u8"), ("kind", "<u4"), ("other",
 ROW = np.dtype(
     [("time", "<i8"), ("object", "<u8"), ("other", "<i4"), ("kind", "u1"), ("flags", "u1")]
 )
-"""An event of one VCPU, checked, its time in ns of the engine's clock."""
+"""An event of one VCPU that has been checked. Its time is in ns of the engine's clock."""
 
 _EVENTS = 8192
 _NAME = np.dtype([("object", "<u8"), ("size", "<u8"), ("name", "S48")])
@@ -41,23 +41,27 @@ def _stride(events: int) -> int:
 
 
 def region_size(vcpus: int, page_size: int, events: int = _EVENTS) -> int:
-    """Return the bytes that the region of `vcpus` rings takes, in whole pages."""
+    """Return the size of a region with `vcpus` rings, in bytes, rounded up to whole pages."""
     size = abi.TRACE_HEAD_SIZE + vcpus * _stride(events)
     return -(-size // page_size) * page_size
 
 
 @dataclass
 class _Ring:
-    """What was read of a VCPU's ring: events so far, lost, no events; and the last event's time."""
+    """How far the ring of one VCPU has been read."""
 
     read: int = 0
+    """The events that the guest had written when we last looked."""
     lost: int = 0
+    """Those of them that were overwritten before they were read."""
     rejected: int = 0
+    """Those that were read and could not be events."""
     last: int = 0
+    """The time of the latest event, in ns."""
 
 
 class Rings:
-    """The rings of one machine in the memory slot of the region, made by region_size()."""
+    """The rings of one machine, in a memory slot of at least region_size() bytes."""
 
     def __init__(
         self, slot: MemorySlot, vcpus: int, counter: Counter, events: int = _EVENTS
@@ -80,13 +84,14 @@ class Rings:
 
     @property
     def rejected(self) -> tuple[int, ...]:
-        """Entries by VCPU that were no events."""
+        """Entries by VCPU that could not be events."""
         return tuple(ring.rejected for ring in self._rings)
 
     def drain(self, until_ns: int) -> list[tuple[int, NDArray[np.void]]]:
-        """Return what is new, rows (ROW) by VCPU; `until_ns` is later than any of it can be.
+        """Return the events that are new since the last call: for each VCPU with some, rows (ROW).
 
-        Where events were lost, a row of kind LOST says how many.
+        No event can be later than `until_ns`. Where events were lost, a row of kind LOST says how
+        many.
         """
         written = self._column(abi.TRACE_RING_WRITTEN_OFFSET).tolist()
         fence()
@@ -115,7 +120,7 @@ class Rings:
         return found
 
     def _column(self, offset: int) -> NDArray[np.uint64]:
-        """Return the u64 at `offset` of every ring; let go of it before the slot is closed."""
+        """Return a view of the u64 at `offset` of every ring; it must go before the slot does."""
         return np.ndarray(
             len(self._rings), "<u8", self._slot.buffer, abi.TRACE_HEAD_SIZE + offset,
             (_stride(self._events),),
@@ -123,19 +128,20 @@ class Rings:
 
     def _rows(self, vcpu: int, ring: _Ring, written: int, until_ns: int) -> NDArray[np.void]:
         new = written - ring.read
-        if new < 0:  # no ring is unwritten: the guest does as it likes, and goes on from here
+        if new < 0:
+            # The guest has set its counter of events back. Count that once, and go on from here.
             ring.read, ring.rejected = written, ring.rejected + 1
             return np.empty(0, ROW)
         entries = np.frombuffer(
             self._slot.buffer, EVENT, self._events,
             abi.TRACE_HEAD_SIZE + vcpu * _stride(self._events) + abi.TRACE_RING_EVENTS_OFFSET,
         )  # fmt: skip
-        # The guest may be writing entry `written`, which is where the oldest was.
+        # The guest may be writing entry `written`, which overwrites the oldest one.
         taken = min(new, self._events - 1)
         raw = entries[((written - taken) % self._events + np.arange(taken)) % self._events]
         fence()
         again = int(self._column(abi.TRACE_RING_WRITTEN_OFFSET)[vcpu])
-        # Meanwhile it may have gone on, over what was being read.
+        # The guest may have gone on meanwhile, and overwritten the oldest of what was read.
         stale = min(max(again - written + taken - (self._events - 1), 0), taken)
         raw, lost = raw[stale:], new - taken + stale
         ring.read = written
@@ -155,7 +161,10 @@ class Rings:
     def _checked(
         self, raw: NDArray[np.void], last_ns: int, until_ns: int
     ) -> tuple[NDArray[np.void], NDArray[np.bool_]]:
-        """Return the events as rows, and which of them are such: known, in order, not to come."""
+        """Return the entries as rows, and which of them can be events.
+
+        An event has a kind that exists, is not before the one before it, nor after `until_ns`.
+        """
         hz = np.uint64(self._counter.hz)
         ticks = raw["time"]
         seconds, rest = ticks // hz, ticks % hz

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The table of events as bytes, so many events at a time, and back: lossless and small.
+"""The table of events as bytes, and back, without loss.
 
-A part is zlib over the columns one after the other, each a column of bytes per byte of its width:
-the high bytes of neighbours are alike. Times are differences, addresses their places in a list.
-Bytes come from a file, which may hold anything: nothing is read that was not checked.
+The bytes are in parts of so many events each. A part has the columns one after the other,
+compressed by zlib. Of each column it has first the lowest byte of all values, then the next byte,
+and so on: the high bytes of neighbours are alike, and so compress well. In place of times there are
+differences of times, and in place of addresses their places in a list.
+
+The bytes may come from any file, so everything is checked before it is used.
 """
 
 import json
@@ -16,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvlock.errors import TraceError
+from pvlock.trace.columns import MOST_VCPUS
 from pvlock.trace.events import MOST_EVENTS, Events, Kind, Setting
-from pvlock.trace.waits import MOST_VCPUS
 
 PART = 1 << 18
-"""Events in a part."""
+"""The number of events in a part."""
 
 _FORMAT = 1
 _LEVEL = 1
@@ -29,13 +32,13 @@ _WIDTH = 8 + 4 + 1 + 4 + 4 + 1
 _MOST_NAMES = 1 << 16
 _LONGEST_TEXT = 256
 _MOST_NS = (1 << 62) - 1
-"""Bounds times, the skew, and all VCPUs' time together: no sum of them overflows 64 bits."""
+"""The limit of times, of the skew, and of the sum of all VCPUs' time: so 64 bits hold every sum."""
 _MOST_LOST = 1 << 100
-"""A guest that lies about its ring can lose 2 ** 64 events whenever somebody looks."""
+"""The limit of lost events: each look at a ring can add 2 ** 64, if the guest lies about it."""
 
 
 def head(events: Events) -> str:
-    """Return everything about the table but its columns, as JSON."""
+    """Return everything in `events` but its columns, as JSON."""
     facts = {
         "pvlock-trace": _FORMAT,
         "events": len(events),
@@ -53,7 +56,7 @@ def head(events: Events) -> str:
 
 
 def parts(events: Events) -> Iterator[bytes]:
-    """Return the columns, PART events at a time."""
+    """Return the columns as bytes, PART events at a time."""
     for first in range(0, len(events), PART):
         some = slice(first, first + PART)
         objects, place = np.unique(events.object[some], return_inverse=True)
@@ -69,12 +72,22 @@ def parts(events: Events) -> Iterator[bytes]:
 
 
 def table(head: str, parts: Sequence[bytes]) -> Events:
-    """Return the table again. Raises TraceError for what is none."""
+    """Return the table that head() and parts() wrote. Raises TraceError for damaged bytes.
+
+    >>> import numpy as np
+    >>> rows = [(5, 0, Kind.ACQUIRED, 0x1000, -1), (7, 0, Kind.RELEASED, 0x1000, -1)]
+    >>> columns = np.array(rows).T
+    >>> flags = np.zeros(len(rows), np.uint8)
+    >>> events = Events(*columns, flags, vcpus=1, pcpus=1, start=0, end=9, names={0x1000: "mutex"})
+    >>> again = table(head(events), list(parts(events)))
+    >>> again.time.tolist(), again.names
+    ([5, 7], {4096: 'mutex'})
+    """
     try:
         facts = json.loads(head)
         if (form := _integer(facts["pvlock-trace"], 0)) != _FORMAT:
             raise TraceError(f"a trace of format {form}, not {_FORMAT}")
-        # The recorder stops at its limit once it has passed it: what it took last may be more.
+        # The recorder looks at its limit after it has taken events, so it may have passed it.
         count = _integer(facts["events"], 0, 2 * MOST_EVENTS)
         vcpus = _integer(facts["vcpus"], 1, MOST_VCPUS)
         start = _integer(facts["start"], 0, _MOST_NS)
@@ -133,7 +146,7 @@ def _columns(parts: Sequence[bytes], count: int) -> dict[str, NDArray[Any]]:
 
 
 def _check(columns: dict[str, NDArray[Any]], vcpus: int, start: int, end: int) -> None:
-    """Raise ValueError for columns that no run could have left."""
+    """Raise ValueError for columns that no run can have."""
     time, vcpu, kind, other = (columns[name] for name in ("time", "vcpu", "kind", "other"))
     if len(time) == 0:
         return
@@ -152,7 +165,7 @@ def _integer(value: Any, low: int, high: int = 2**64 - 1) -> int:
 
 
 def _counts(value: Any, vcpus: int) -> tuple[int, ...]:
-    """Return a number for each VCPU, or none at all."""
+    """Return a tuple of a number for each VCPU, or an empty one."""
     if type(value) is not list or len(value) not in (0, vcpus):
         raise ValueError
     return tuple(_integer(number, 0, _MOST_LOST) for number in value)
@@ -175,7 +188,7 @@ def _setting(value: Any) -> Setting:
 
 
 def _written(value: Setting) -> Setting:
-    """Return a setting as it can be read again: the name of a guest's file may hold anything."""
+    """Return a setting as _setting() accepts it: the name of a guest's file may hold anything."""
     if not isinstance(value, str):
         return value
     text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in value)

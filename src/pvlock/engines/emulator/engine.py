@@ -2,7 +2,9 @@
 """The emulator engine as its users see it: starts a worker process and talks to it."""
 
 import base64
+import collections
 import ctypes as c
+import hashlib
 import os
 import signal
 import socket
@@ -14,16 +16,16 @@ from dataclasses import asdict
 from typing import Any
 
 from pvlock.engines.contract import (
-    READY,
-    REASONS,
     SWITCH,
     Counter,
     EngineConfig,
     Handler,
+    HostEvent,
     Switch,
     SystemEvent,
     Usage,
     VcpuUsage,
+    switches_in,
 )
 from pvlock.engines.emulator.protocol import Channel, unpack_error
 from pvlock.engines.emulator.vcpu import VcpuState, VmState
@@ -32,6 +34,7 @@ from pvlock.errors import EngineError, PvlockError, StateError, WorkerDied
 from pvlock.memory import MemorySlot, anonymous_slot
 
 _EXIT_SECONDS = 5
+_EVENTS = frozenset(HostEvent)
 
 
 class EmulatorEngine:
@@ -50,10 +53,12 @@ class EmulatorEngine:
 
     def __init__(self, config: EngineConfig, slots: Sequence[MemorySlot]) -> None:
         """Start the worker; raises EngineError when it cannot create the machine."""
-        self._vcpus = config.vcpus
+        self._vcpus, self._seed = config.vcpus, config.seed
         self._killed = ""
         self.skew_ns = config.quantum_ns + config.exit_ns + config.switch_ns
         self._recorded = bytearray()
+        # Whoever types tells of it from a thread of his own.
+        self._told: collections.deque[list[Any]] = collections.deque()
         self._state = anonymous_slot(0, state_size(config.vcpus), "vcpus")
         self._last_words = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the worker lives
         ours, theirs = socket.socketpair()
@@ -101,6 +106,10 @@ class EmulatorEngine:
         """See contract.Opener."""
         return anonymous_slot(base, size, name, readonly=True)
 
+    def entropy(self, size: int) -> bytes:
+        """See contract.Engine. It follows from the seed alone."""
+        return hashlib.shake_256(f"entropy of seed {self._seed}".encode()).digest(size)
+
     def start(self, vcpu: int, entry: int, x0: int) -> None:
         """See contract.Engine."""
         self._call(["start", vcpu, entry, x0])
@@ -125,6 +134,14 @@ class EmulatorEngine:
         """See contract.Engine."""
         self._call(["stolen_time_at", vcpu, ipa])
 
+    def set_line(self, interrupt: int, level: bool) -> None:
+        """See contract.Interrupting. The worker hears of it with what is said to it next."""
+        self._told.append(["line", interrupt, level])
+
+    def show(self, ipa: int, page: bytes | None) -> None:
+        """See contract.Showing. Reads still leave the guest, but are answered by the worker."""
+        self._told.append(["page", ipa, None if page is None else page.hex()])
+
     def run(self, handler: Handler, until_ns: int) -> SystemEvent | None:
         """See contract.Engine."""
         event = self._call(["run", until_ns], handler)
@@ -138,11 +155,7 @@ class EmulatorEngine:
     def switches(self) -> list[Switch]:
         """See contract.Engine."""
         self._fetch_switches()
-        return [
-            Switch(time, cpu, vcpu, REASONS[what])
-            for time, vcpu, cpu, what in SWITCH.iter_unpack(self._recorded)
-            if REASONS[what] != READY
-        ]
+        return switches_in(self._recorded)
 
     def take_switches(self) -> bytes:
         """See contract.Recording."""
@@ -169,7 +182,7 @@ class EmulatorEngine:
             except (TypeError, ValueError):
                 part = b"?"
             if len(part) % SWITCH.size or any(
-                what >= len(REASONS) for *_, what in SWITCH.iter_unpack(part)
+                number not in _EVENTS for *_, number in SWITCH.iter_unpack(part)
             ):
                 self.close()
                 raise WorkerDied("it sent nonsense instead of switches", None, None)
@@ -181,7 +194,7 @@ class EmulatorEngine:
         if self._channel is None:
             raise StateError("the emulator", "closed", "open")
         try:
-            self._channel.send(request)
+            self._send(request)
             while True:
                 self._watch()
                 answer = self._channel.receive()
@@ -192,10 +205,18 @@ class EmulatorEngine:
                 if "error" in answer:
                     error = _error(answer["error"])
                     break
-                self._channel.send(_answer(handler, answer))
+                self._send(_answer(handler, answer))
         except (EOFError, ConnectionError):
             raise self._post_mortem() from None
         raise error
+
+    def _send(self, value: Any) -> None:
+        """Send a request or an answer, and with it what devices have told since the last one."""
+        assert self._channel is not None
+        told = []
+        while self._told:
+            told.append(self._told.popleft())
+        self._channel.send({"value": value, "told": told})
 
     def _watch(self) -> None:
         """Wait for the worker's answer, and kill it if it does not get on: Unicorn is in a loop."""

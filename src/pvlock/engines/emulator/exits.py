@@ -1,103 +1,137 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a VCPU left the guest for, and the answer: the part of a hypervisor that guests see.
+"""Answers what a VCPU left the guest for: the part of a hypervisor that guests see.
 
-What a kernel does for KVM is done here (PSCI, GIC, WFI, injected exceptions); what user space does
-for KVM goes to the parent process, through `ask`.
+What the kernel does for a guest of KVM is done here: PSCI, GIC, WFI, injected exceptions. What user
+space does for it is asked of the parent process.
+
+Every answer puts its cost on the clock of the VCPU's CPU by `Host.charge`, before it tells the
+scheduler anything. The scheduler dates a switch by that clock, so a cost that came after the switch
+would be charged to the VCPU that runs next.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from pvlock.engines.contract import SystemEvent
+from pvlock.engines.contract import EngineConfig, SystemEvent
 from pvlock.engines.emulator import libunicorn as lib
 from pvlock.engines.emulator import psci
+from pvlock.engines.emulator.gic import Gic
+from pvlock.engines.emulator.scheduler import Scheduler
 from pvlock.engines.emulator.vcpu import EmulatedVcpu, Exit
 from pvlock.errors import GuestFault
 from pvlock.memory_map import GICD_BASE, GICD_SIZE, GICR_BASE, GICR_STRIDE
 
-if TYPE_CHECKING:
-    from pvlock.engines.emulator.vm import Vm
-
-SYSREG_NS = 20
-"""What a GIC or timer register costs, which KVM's hardware answers without a trap."""
-
+_PAGE = 4096
 # ESR_ELx.ISS of a data abort.
 _ISV, _WNR, _S1PTW, _CM = 1 << 24, 1 << 6, 1 << 7, 1 << 8
-_SGI_REGISTERS = {(3, 0, 12, 11, op2) for op2 in (5, 6, 7)}
+
+Ask = Callable[[int, str, Sequence[int]], Any]
+"""Put a VCPU's question, its kind and numbers, to the parent process; wait for the answer."""
+
+Post = Callable[[list[int]], None]
+"""Tell the parent process of a coalesced write, [VCPU, IPA, bytes, value], when it next listens."""
 
 
+class Host(Protocol):
+    """What an answer needs of the machine, beside its scheduler, its GIC and its PSCI."""
+
+    def charge(self, cpu: int, cost_ns: int) -> None:
+        """Let the clock of `cpu` go on by `cost_ns`."""
+
+    def start(self, vcpu: int, entry: int, x0: int) -> None:
+        """Let a VCPU that is off run from IPA `entry`."""
+
+    def end(self, event: SystemEvent) -> None:
+        """End the run: the guest wants it."""
+
+    def is_memory(self, ipa: int) -> bool:
+        """Tell whether a memory slot holds this address."""
+
+
+@dataclass(slots=True)
 class Exits:
-    """Answers the exits of one machine's VCPUs; each answer costs the guest some ns."""
+    """Answers the exits of one machine's VCPUs."""
 
-    def __init__(self, vm: "Vm") -> None:
-        self._vm = vm
+    host: Host
+    config: EngineConfig
+    scheduler: Scheduler
+    gic: Gic
+    psci: psci.Psci
+    ask: Ask
+    post: Post
+    shown: dict[int, bytes | None] = field(default_factory=dict)
+    """Pages of devices whose reads have no effect at the moment, by IPA."""
 
-    def answer(self, cpu: int, vcpu: EmulatedVcpu, reason: Exit) -> int:
-        """Answer the exit of `vcpu`, which is on `cpu`; return its cost in ns.
+    def answer(self, cpu: int, vcpu: EmulatedVcpu, reason: Exit) -> None:
+        """Answer the exit of `vcpu`, which is on `cpu`, and charge the CPU for it.
 
         Raises GuestFault for what no guest could handle.
         """
-        return _ANSWERS[reason](self, cpu, vcpu)
+        _ANSWERS[reason](self, cpu, vcpu)
 
-    def _slice(self, cpu: int, vcpu: EmulatedVcpu) -> int:
-        self._vm.scheduler.slice_end(cpu)
-        return 0
+    def _charge_exit(self, cpu: int) -> None:
+        self.host.charge(cpu, self.config.exit_ns)
 
-    def _wfi(self, cpu: int, vcpu: EmulatedVcpu) -> int:
+    def _slice(self, cpu: int, vcpu: EmulatedVcpu) -> None:
+        # The guest did nothing that could cost: the scheduler charges for the switch itself.
+        self.scheduler.slice_end(cpu)
+
+    def _wfi(self, cpu: int, vcpu: EmulatedVcpu) -> None:
+        self._charge_exit(cpu)
         vcpu.skip()
-        self._vm.cpus[cpu].now += self._vm.config.exit_ns
         # A pending interrupt ends WFI even while PSTATE masks it.
         if not vcpu.state.line:
-            self._vm.scheduler.block(cpu)
-        return 0
+            vcpu.state.asleep = 1
+            self.scheduler.block(cpu)
 
-    def _wfe(self, cpu: int, vcpu: EmulatedVcpu) -> int:
-        self._vm.cpus[cpu].now += self._vm.config.exit_ns
-        self._vm.scheduler.yield_(cpu)
-        return 0
+    def _wfe(self, cpu: int, vcpu: EmulatedVcpu) -> None:
+        self._charge_exit(cpu)
+        self.scheduler.yield_(cpu)
 
-    def _timer(self, cpu: int, vcpu: EmulatedVcpu) -> int:
-        self._vm.timer_changed(vcpu.index)
-        return SYSREG_NS
-
-    def _smc(self, cpu: int, vcpu: EmulatedVcpu) -> int:
-        # There is no EL3; KVM makes it undefined too.
+    def _smc(self, cpu: int, vcpu: EmulatedVcpu) -> None:
+        self._charge_exit(cpu)
+        # There is no EL3; KVM makes SMC undefined too.
         self._undefined(vcpu)
-        return self._vm.config.exit_ns
 
-    def _hypercall(self, cpu: int, vcpu: EmulatedVcpu) -> int:
+    def _hypercall(self, cpu: int, vcpu: EmulatedVcpu) -> None:
         registers = [vcpu.x(n) for n in range(4)]
         if psci.handles(registers[0]):
-            x1, x2, x3 = registers[1:]
-            result = self._vm.psci.call(vcpu.index, registers[0], (x1, x2, x3))
-            if result.value is not None:
-                vcpu.set_x(0, result.value)
-            match result.action:
-                case psci.PowerOn(target, entry, context_id):
-                    self._vm.start(target, entry, context_id)
-                case psci.PowerOff():
-                    self._vm.scheduler.off(cpu)
-                    return 0
-                case psci.SystemOff():
-                    self._vm.event = SystemEvent.OFF
-                case psci.SystemReset():
-                    self._vm.event = SystemEvent.RESET
-            return self._vm.config.exit_ns
-        answer = self._vm.ask(vcpu.index, "hypercall", registers)
+            self._psci(cpu, vcpu, registers)
+            return
+        self._charge_exit(cpu)
+        answer = self.ask(vcpu.index, "hypercall", registers)
         for number, value in enumerate(answer):
             vcpu.set_x(number, value)
-        return self._vm.config.exit_ns
 
-    def _data_abort(self, cpu: int, vcpu: EmulatedVcpu) -> int:
+    def _psci(self, cpu: int, vcpu: EmulatedVcpu, registers: list[int]) -> None:
+        function, x1, x2, x3 = registers
+        result = self.psci.call(vcpu.index, function, (x1, x2, x3))
+        if isinstance(result.action, psci.PowerOff):
+            # CPU_OFF is free: the VCPU that made the call does not wait for the answer.
+            self.scheduler.off(cpu)
+            return
+        self._charge_exit(cpu)
+        if result.value is not None:
+            vcpu.set_x(0, result.value)
+        match result.action:
+            case psci.PowerOn(target, entry, context_id):
+                self.host.start(target, entry, context_id)
+            case psci.SystemOff():
+                self.host.end(SystemEvent.OFF)
+            case psci.SystemReset():
+                self.host.end(SystemEvent.RESET)
+
+    def _data_abort(self, cpu: int, vcpu: EmulatedVcpu) -> None:
+        self._charge_exit(cpu)
         state = vcpu.state
         esr, ipa = state.esr, state.ipa
-        is_device = not self._vm.memory.is_memory(ipa)
+        is_device = not self.host.is_memory(ipa)
         decoded = is_device and esr & _ISV and not esr & _S1PTW
         if is_device and esr & _CM:
             vcpu.skip()
         elif not decoded or not self._mmio(vcpu, esr, ipa):
             self._abort(vcpu, state.far, is_fetch=False)
-        return self._vm.config.exit_ns
 
     def _mmio(self, vcpu: EmulatedVcpu, esr: int, ipa: int) -> bool:
         """Access a device as the syndrome says; False where there is none."""
@@ -120,44 +154,32 @@ class Exits:
 
     def _device_read(self, vcpu: int, ipa: int, size: int) -> int | None:
         if 0 <= ipa - GICD_BASE < GICD_SIZE:
-            return self._vm.gic.distributor_read(ipa - GICD_BASE, size)
-        if 0 <= ipa - GICR_BASE < GICR_STRIDE * self._vm.config.vcpus:
-            return self._vm.gic.redistributor_read(ipa - GICR_BASE, size)
-        value = self._vm.ask(vcpu, "mmio_read", [ipa, size])
+            return self.gic.distributor_read(ipa - GICD_BASE, size)
+        if 0 <= ipa - GICR_BASE < GICR_STRIDE * self.config.vcpus:
+            return self.gic.redistributor_read(ipa - GICR_BASE, size)
+        page, offset = self.shown.get(ipa & ~(_PAGE - 1)), ipa & (_PAGE - 1)
+        if page is not None:
+            return int.from_bytes(page[offset : offset + size], "little")
+        value = self.ask(vcpu, "mmio_read", [ipa, size])
         return None if value is None else int(value)
 
     def _device_write(self, vcpu: int, ipa: int, size: int, value: int) -> bool:
         if 0 <= ipa - GICD_BASE < GICD_SIZE:
-            self._vm.gic.distributor_write(ipa - GICD_BASE, size, value)
-        elif 0 <= ipa - GICR_BASE < GICR_STRIDE * self._vm.config.vcpus:
-            self._vm.gic.redistributor_write(ipa - GICR_BASE, size, value)
-        elif ipa in self._vm.config.coalesced:
-            self._vm.post([vcpu, ipa, size, value])
+            self.gic.distributor_write(ipa - GICD_BASE, size, value)
+        elif 0 <= ipa - GICR_BASE < GICR_STRIDE * self.config.vcpus:
+            self.gic.redistributor_write(ipa - GICR_BASE, size, value)
+        elif ipa in self.config.coalesced:
+            self.post([vcpu, ipa, size, value])
         else:
-            return bool(self._vm.ask(vcpu, "mmio_write", [ipa, size, value]))
+            return bool(self.ask(vcpu, "mmio_write", [ipa, size, value]))
         return True
 
-    def _fetch_abort(self, cpu: int, vcpu: EmulatedVcpu) -> int:
+    def _fetch_abort(self, cpu: int, vcpu: EmulatedVcpu) -> None:
+        self._charge_exit(cpu)
         self._abort(vcpu, vcpu.state.far, is_fetch=True)
-        return self._vm.config.exit_ns
 
-    def _sysreg(self, cpu: int, vcpu: EmulatedVcpu) -> int:
-        state = vcpu.state
-        n = state.sysreg
-        key = (n >> 14, n >> 11 & 7, n >> 7 & 15, n >> 3 & 15, n & 7)
-        if state.is_write:
-            if self._vm.gic.sysreg_write(vcpu.index, key, state.value):
-                vcpu.skip()
-            else:
-                self._undefined(vcpu)
-        else:
-            value = self._vm.gic.sysreg_read(vcpu.index, key)
-            if value is None:
-                self._undefined(vcpu)
-            else:
-                vcpu.write_rt(value)
-                vcpu.skip()
-        return self._vm.config.exit_ns if key in _SGI_REGISTERS else SYSREG_NS
+    def _wake(self, cpu: int, vcpu: EmulatedVcpu) -> None:
+        """What the VCPU did has an interrupt as its consequence: the machine wakes the others."""
 
     def _abort(self, vcpu: EmulatedVcpu, far: int, is_fetch: bool) -> None:
         vcpu.inject_abort(far, is_fetch)
@@ -171,36 +193,42 @@ class Exits:
         if vcpu.lost:
             self._lost(0, vcpu)
 
-    def _lost(self, cpu: int, vcpu: EmulatedVcpu) -> int:
-        syndrome = f"ESR_EL1 {vcpu.state.esr:#x}, FAR_EL1 {vcpu.state.far:#x}"
+    def _lost(self, cpu: int, vcpu: EmulatedVcpu) -> None:
+        state = vcpu.state
+        first = ""
+        if state.fault_pc != vcpu.get("pc"):
+            first = (
+                f"; it had been called by an exception at {state.fault_pc:#x}"
+                f" (ESR_EL1 {state.fault_esr:#x}, FAR_EL1 {state.fault_far:#x})"
+            )
         raise GuestFault(
             vcpu.index,
             vcpu.get("pc"),
-            f"the first instruction of the guest's exception vector faults itself ({syndrome})",
+            "the first instruction of the guest's exception vector faults itself"
+            f" (ESR_EL1 {state.esr:#x}, FAR_EL1 {state.far:#x}){first}",
         )
 
-    def _engine(self, cpu: int, vcpu: EmulatedVcpu) -> int:
+    def _engine(self, cpu: int, vcpu: EmulatedVcpu) -> None:
         why = lib.unicorn().uc_strerror(vcpu.state.error).decode()
         raise GuestFault(vcpu.index, vcpu.get("pc"), f"the CPU emulator gave up: {why}")
 
 
-_ANSWERS: dict[Exit, Callable[[Exits, int, EmulatedVcpu], int]] = {
+_ANSWERS: dict[Exit, Callable[[Exits, int, EmulatedVcpu], None]] = {
     Exit.SLICE: Exits._slice,
     Exit.WFI: Exits._wfi,
     Exit.WFE: Exits._wfe,
-    Exit.TIMER: Exits._timer,
     Exit.SMC: Exits._smc,
     Exit.HVC: Exits._hypercall,
     Exit.DATA_ABORT: Exits._data_abort,
     Exit.FETCH_ABORT: Exits._fetch_abort,
-    Exit.SYSREG: Exits._sysreg,
+    Exit.WAKE: Exits._wake,
     Exit.LOST: Exits._lost,
     Exit.ENGINE: Exits._engine,
 }
 
 
 def _reversed(value: int, size: int) -> int:
-    """Swap what a register holds for what a big-endian access of `size` bytes has on the bus."""
+    """Return a register's `size` low bytes as a big-endian access has them on the bus."""
     return int.from_bytes((value & (1 << 8 * size) - 1).to_bytes(size, "little"), "big")
 
 

@@ -69,10 +69,6 @@ class Psci:
         self._vcpu_of = {affinity: vcpu for vcpu, affinity in enumerate(affinities)}
         self._on = [vcpu == 0 for vcpu in range(len(affinities))]
 
-    def is_on(self, vcpu: int) -> bool:
-        """Whether `vcpu` is on."""
-        return self._on[vcpu]
-
     def turn_on(self, vcpu: int) -> None:
         """Note that the host started `vcpu`."""
         self._on[vcpu] = True

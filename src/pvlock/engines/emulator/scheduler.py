@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The host's scheduler in virtual time: which VCPU is on which simulated CPU, and its flag.
 
-One first-in first-out queue for all CPUs, round robin with a time slice: simpler than a host's real
-scheduler and work-conserving, so that results depend on preemption and not on load balancing.
-The queue knows nothing of Unicorn; vm.py tells it what happened and when.
+All CPUs share one first-in first-out queue, and take turns of one slice. This is simpler than a
+host's real scheduler, and no CPU idles while a VCPU waits: results depend on preemption and not on
+load balancing. The scheduler knows nothing of Unicorn; vm.py tells it what happened and when.
 """
 
 import enum
@@ -13,16 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pvlock.abi import Policy
-
-
-class Reason(enum.StrEnum):
-    """Why a VCPU left its CPU."""
-
-    SLICE = "slice"
-    YIELD = "yield"
-    WFI = "wfi"
-    OFF = "off"
-    SCRIPT = "script"
+from pvlock.engines.contract import HostEvent, Ready, Switch
 
 
 class Place(enum.Enum):
@@ -61,16 +52,6 @@ class Task:
     eligible: bool = False
 
 
-@dataclass(slots=True)
-class Switch:
-    """One schedule-in (`reason` None) or schedule-out of `vcpu` on `cpu` at `time` ns."""
-
-    time: int
-    cpu: int
-    vcpu: int
-    reason: Reason | None
-
-
 Publish = Callable[[int, bool], None]
 """Write the `preempted` field of a VCPU's structure."""
 
@@ -80,8 +61,9 @@ class Scheduler:
     """Round robin over one queue.
 
     `first_slices` shortens the first slice of each VCPU, so that slices do not end in step.
-    `switch_ns` is what a switch costs the CPU. `switches` counts schedule-outs. `record_ready` is
-    called with a VCPU that was blocked or off, and the time at which it began to wait for a CPU.
+    `switch_ns` is what a switch costs the CPU. `switches` counts how often a VCPU lost its CPU.
+    `record` is called with every switch, and with every VCPU that begins to wait for a CPU after it
+    was blocked or off.
     """
 
     cpus: Cpus
@@ -92,8 +74,7 @@ class Scheduler:
     publish: Publish
     switch_ns: int = 0
     first_slices: Sequence[int] = ()
-    record: Callable[[Switch], None] | None = None
-    record_ready: Callable[[int, int], None] | None = None
+    record: Callable[[Switch | Ready], None] | None = None
     queue: deque[int] = field(default_factory=deque)
     switches: int = 0
 
@@ -108,7 +89,7 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
-        """No CPU runs a VCPU."""
+        """Whether no CPU runs a VCPU."""
         return not any(vcpu is not None for vcpu in self.on)
 
     def flag(self, vcpu: int) -> bool:
@@ -130,22 +111,22 @@ class Scheduler:
                 return
 
     def slice_end(self, cpu: int) -> None:
-        """The slice of the VCPU on `cpu` is over: the next in the queue, if any, takes the CPU."""
+        """Give `cpu`, where a slice is over, to the next VCPU in the queue, if there is one."""
         vcpu, now = self._running(cpu), self.cpus.clock(cpu)
         if not self.queue:
             self.cpus.assign(cpu, vcpu, now, now + self.slice_ns)
             return
-        self._switch_out(cpu, now, Place.QUEUED, Reason.SLICE)
+        self._switch_out(cpu, now, Place.QUEUED, HostEvent.SLICE)
         self.queue.append(vcpu)
         self._switch_in(cpu, now)
 
     def block(self, cpu: int) -> None:
-        """The VCPU on `cpu` waits for an interrupt."""
-        self._leave(cpu, Place.BLOCKED, Reason.WFI)
+        """Take the VCPU off `cpu` until an interrupt wakes it."""
+        self._leave(cpu, Place.BLOCKED, HostEvent.WFI)
 
     def off(self, cpu: int) -> None:
-        """The VCPU on `cpu` was turned off."""
-        self._leave(cpu, Place.OFF, Reason.OFF)
+        """Take the VCPU off `cpu` until it is turned on again."""
+        self._leave(cpu, Place.OFF, HostEvent.OFF)
 
     def yield_(self, cpu: int) -> None:
         """Give `cpu` to a VCPU that waits for one, as KVM's kvm_vcpu_on_spin() does when WFE traps.
@@ -167,7 +148,7 @@ class Scheduler:
             self.queue.remove(vcpu)
             self.queue.appendleft(vcpu)
             left = self.cpus.deadline(cpu) - now
-            self._switch_out(cpu, now, Place.QUEUED, Reason.YIELD)
+            self._switch_out(cpu, now, Place.QUEUED, HostEvent.YIELD)
             self.queue.append(me)
             self._put(cpu, self.queue.popleft(), now, left)
             return
@@ -189,15 +170,15 @@ class Scheduler:
         task = self.tasks[vcpu]
         task.place, task.since = Place.QUEUED, max(now, task.since)
         self.queue.append(vcpu)
-        if self.record_ready:
-            self.record_ready(vcpu, task.since)
+        if self.record:
+            self.record(Ready(task.since, vcpu))
 
-    def _leave(self, cpu: int, place: Place, reason: Reason) -> None:
+    def _leave(self, cpu: int, place: Place, event: HostEvent) -> None:
         now = self.cpus.clock(cpu)
-        self._switch_out(cpu, now, place, reason)
+        self._switch_out(cpu, now, place, event)
         self._switch_in(cpu, now)
 
-    def _switch_out(self, cpu: int, now: int, place: Place, reason: Reason) -> None:
+    def _switch_out(self, cpu: int, now: int, place: Place, event: HostEvent) -> None:
         vcpu = self._running(cpu)
         task = self.tasks[vcpu]
         self._account(task, now)
@@ -207,7 +188,7 @@ class Scheduler:
         self.switches += 1
         self.publish(vcpu, self.flag(vcpu))
         if self.record:
-            self.record(Switch(now, cpu, vcpu, reason))
+            self.record(Switch(now, cpu, vcpu, event))
 
     def _switch_in(self, cpu: int, now: int) -> None:
         if not self.queue:
@@ -230,7 +211,7 @@ class Scheduler:
         self.cpus.assign(cpu, vcpu, now, now + slice_ns)
         self.publish(vcpu, self.flag(vcpu))
         if self.record:
-            self.record(Switch(now, cpu, vcpu, None))
+            self.record(Switch(now, cpu, vcpu, HostEvent.IN))
 
     def _running(self, cpu: int) -> int:
         vcpu = self.on[cpu]
@@ -263,7 +244,7 @@ class ScriptedScheduler(Scheduler):
         """Give `cpu` to `vcpu`, or to nobody, from `now` on."""
         if self.on[cpu] is not None:
             queued = self._running(cpu)
-            self._switch_out(cpu, max(now, self.cpus.clock(cpu)), Place.QUEUED, Reason.SCRIPT)
+            self._switch_out(cpu, max(now, self.cpus.clock(cpu)), Place.QUEUED, HostEvent.SCRIPT)
             self.queue.append(queued)
         self._wanted[cpu] = vcpu
         # The VCPU that lost this CPU may be the one that another CPU has been kept for.
@@ -281,11 +262,11 @@ class ScriptedScheduler(Scheduler):
             self._switch_in(self._wanted.index(vcpu), now)
 
     def slice_end(self, cpu: int) -> None:
-        """Slices do not end here."""
+        """Begin another slice: a script alone ends the turn of a VCPU."""
         self.cpus.assign(cpu, self._running(cpu), self.cpus.clock(cpu), 1 << 62)
 
     def yield_(self, cpu: int) -> None:
-        """WFE gives nothing away here."""
+        """Do nothing: a script alone ends the turn of a VCPU."""
 
     def _switch_in(self, cpu: int, now: int) -> None:
         vcpu = self._wanted[cpu]

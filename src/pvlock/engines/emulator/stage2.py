@@ -22,7 +22,7 @@ VTCR_EL2 = (
 _VALID, _TABLE_OR_PAGE = 1, 2
 _NORMAL = 0xF << 2 | 3 << 8 | 1 << 10  # write-back, inner shareable, accessed
 _READ, _WRITE = 1 << 6, 1 << 7
-_PAGE, _BLOCK = 1 << 12, 1 << 21
+_PAGE = 1 << 12
 
 
 class Stage2:
@@ -38,13 +38,9 @@ class Stage2:
     def _map(self, ipa: int, end: int, attributes: int) -> None:
         while ipa < end:
             level2 = self._table(0, ipa >> 30)
-            if ipa % _BLOCK == 0 and end - ipa >= _BLOCK:
-                self._put(level2, ipa >> 21 & 511, ipa | attributes | _VALID)
-                ipa += _BLOCK
-            else:
-                level3 = self._table(level2, ipa >> 21 & 511)
-                self._put(level3, ipa >> 12 & 511, ipa | attributes | _VALID | _TABLE_OR_PAGE)
-                ipa += _PAGE
+            level3 = self._table(level2, ipa >> 21 & 511)
+            self._put(level3, ipa >> 12 & 511, ipa | attributes | _VALID | _TABLE_OR_PAGE)
+            ipa += _PAGE
 
     def _table(self, offset: int, index: int) -> int:
         """Return the offset of the next-level table of an entry, made if it is not there yet."""

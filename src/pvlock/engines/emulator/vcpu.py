@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One emulated VCPU: a Unicorn CPU with us at its EL2; shares its state with native/vcpu.c."""
+"""Emulated VCPUs: CPUs with us at their EL2, whose state is shared with the C code in native/."""
 
 import ctypes as c
 import enum
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pvlock.engines.emulator import libunicorn as lib
 from pvlock.engines.emulator.stage2 import VTCR_EL2
 from pvlock.engines.registers import EL1H_MASKED, SYSTEM_REGISTERS, key
-from pvlock.errors import ConfigError
+from pvlock.errors import ConfigError, EngineError
 
 
 class Exit(enum.IntEnum):
-    """Why a VCPU left vm_run(): `enum exit_reason` of native/vcpu.c."""
+    """Why a VCPU left vm_run(): `enum exit_reason` of native/emulator.h has the same numbers."""
 
     NONE = 0
     EDGE = 1
@@ -27,7 +27,7 @@ class Exit(enum.IntEnum):
     LOST = 10
     ENGINE = 11
     SLICE = 12
-    ILLEGAL = 13
+    WAKE = 13
 
 
 class Timer(c.Structure):
@@ -37,15 +37,19 @@ class Timer(c.Structure):
 
 
 class _Seen(c.Structure):
-    _fields_ = (("pc", c.c_uint64), ("size", c.c_uint32), ("ends_in", c.c_uint32))
+    _fields_ = (("key", c.c_uint64), ("size", c.c_uint32), ("flags", c.c_uint32))
+
+
+class _Tlbi(c.Structure):
+    _fields_ = (("value", c.c_uint64), ("reg", c.c_void_p))
 
 
 class VcpuState(c.Structure):
-    """`struct vcpu` of native/vcpu.c."""
+    """`struct vcpu` of native/emulator.h."""
 
     _fields_ = (
-        ("uc", c.c_void_p),
-        ("context", c.c_void_p),
+        ("cpu", c.c_void_p),
+        ("env", c.c_void_p),
         ("vm", c.c_void_p),
         ("time", c.c_uint64),
         ("instructions", c.c_uint64),
@@ -57,43 +61,105 @@ class VcpuState(c.Structure):
         ("index", c.c_uint32),
         ("far", c.c_uint64),
         ("ipa", c.c_uint64),
-        ("sysreg", c.c_uint32),
-        ("is_write", c.c_uint32),
-        ("value", c.c_uint64),
-        ("rt", c.c_uint32),
         ("big_endian", c.c_uint32),
+        ("fault_pc", c.c_uint64),
+        ("fault_far", c.c_uint64),
+        ("fault_esr", c.c_uint32),
         ("line", c.c_uint32),
+        ("asleep", c.c_uint32),
+        ("trap_wfe", c.c_uint32),
+        ("event", c.c_uint32),
         ("flush", c.c_uint32),
         ("timer", Timer * 2),
-        ("ended_in", c.c_uint32),
-        ("el0", c.c_uint32),
+        ("event_since", c.c_uint64),
+        ("monitored", c.c_void_p),
         ("stop", c.c_uint64),
         ("block", c.c_uint64),
-        ("sysreg_pc", c.c_uint64),
+        ("tag", c.c_uint64 * 2),
+        ("flags", c.c_uint32),
+        ("waiting", c.c_uint32),
+        ("exclusive", c.c_uint32),
+        ("queued", c.c_uint32),
+        ("tlbi", _Tlbi * 16),
+        ("code_pages", c.c_uint64 * 64),
         ("seen", _Seen * 1024),
     )
 
 
 class CpuState(c.Structure):
-    """`struct cpu` of native/vcpu.c: one simulated CPU of the host."""
+    """`struct cpu` of native/emulator.h: one simulated CPU of the host."""
 
     _fields_ = (("vcpu", c.c_void_p), ("now", c.c_uint64), ("deadline", c.c_uint64))
 
 
-class VmState(c.Structure):
-    """`struct vm` of native/vcpu.c; `running` is 1 + the index of the VCPU last stepped."""
+class SlotState(c.Structure):
+    """`struct slot` of native/emulator.h."""
 
     _fields_ = (
+        ("ipa", c.c_uint64),
+        ("size", c.c_uint64),
+        ("host", c.c_void_p),
+        ("readonly", c.c_uint64),
+    )
+
+
+class VmState(c.Structure):
+    """`struct vm` of native/emulator.h; `running` is 1 + the index of the VCPU last stepped."""
+
+    _fields_ = (
+        ("uc", c.c_void_p),
         ("vcpus", c.c_void_p),
+        ("gic", c.c_void_p),
+        ("slots", c.c_void_p),
+        ("slot_count", c.c_uint32),
         ("count", c.c_uint32),
-        ("trap_wfe", c.c_uint32),
         ("can_yield", c.c_uint32),
         ("exit_ns", c.c_uint32),
         ("exception_ns", c.c_uint32),
         ("maintenance_ns", c.c_uint32),
-        ("exception_offset", c.c_uint32),
+        ("sysreg_ns", c.c_uint32),
+        ("wakes", c.c_uint32),
+        ("pauth", c.c_uint32),
         ("running", c.c_uint64),
+        ("timer_due", c.c_uint64),
+        ("exits", c.c_uint64 * len(Exit)),
+        ("current", c.c_void_p),
+        ("pristine", c.c_void_p),
     )
+
+
+STRUCTURES: dict[str, type[c.Structure]] = {
+    "timer": Timer,
+    "seen": _Seen,
+    "tlbi": _Tlbi,
+    "vcpu": VcpuState,
+    "cpu": CpuState,
+    "slot": SlotState,
+    "vm": VmState,
+}
+"""The structures that this file restates, by their names in native/emulator.h."""
+
+
+def check_layout() -> None:
+    """Compare every field of STRUCTURES with what libvcpu says of its own.
+
+    Raises EngineError, which names the first field that differs.
+    """
+    theirs = lib.native_layout()
+    ours = {}
+    for name, structure in STRUCTURES.items():
+        ours[name] = 0, c.sizeof(structure)
+        for field in structure._fields_:
+            place = getattr(structure, field[0])
+            ours[f"{name}.{field[0]}"] = place.offset, place.size
+    for name in (*ours, *theirs):
+        if ours.get(name) != theirs.get(name):
+            there, here = _described(theirs.get(name)), _described(ours.get(name))
+            raise lib.another_version(f"{name}: {there} in C, {here} in Python")
+
+
+def _described(place: tuple[int, int] | None) -> str:
+    return f"{place[1]} bytes at {place[0]}" if place else "nothing"
 
 
 REGISTERS = {
@@ -113,68 +179,58 @@ _PMUSERENR_EL0, _HCR_EL2, _MDCR_EL2, _VTTBR_EL2, _VTCR_EL2, _SCR_EL3 = (
     key(3, 4, 2, 1, 2),
     key(3, 6, 1, 1, 0),
 )
-_SCR = 1 << 10 | 1 << 8 | 1  # RW, HCE, NS; RES1 below
-_HCR = 1 << 31 | 1 << 19 | 1 << 13 | 1  # RW: EL1 is AArch64, TSC, TWI, VM
-# There is no PMU: EL2 traps what would be its registers, from EL0 too if EL1 does not first.
+_SCR = 3 << 16 | 1 << 10 | 1 << 8 | 0x30 | 1  # API, APK, RW, HCE, RES1, NS
+_HCR = 3 << 40 | 1 << 31 | 1 << 19 | 1 << 13 | 1  # API, APK, RW: EL1 is AArch64, TSC, TWI, VM
+# There is no PMU: its registers trap to EL2, from EL0 too, because EL1 would let EL0 have them.
 _MDCR, _PMUSERENR = 1 << 6, 1  # TPM; EN
-_FLUSH_ALL = 3
 
 Mapping = tuple[int, int, int]
 """(IPA, bytes, host address) of one memory slot, or of the stage 2 tables."""
 
 
-class EmulatedVcpu:
-    """A CPU in the state in which KVM_CREATE_VCPU leaves one, over memory that all VCPUs share.
+def create(vm: VmState, mappings: Sequence[Mapping], tables: int) -> None:
+    """Make the VCPUs that `vm` names, over memory that they share, as KVM_CREATE_VCPU leaves them.
 
-    `state` lies in memory shared with the parent process, which reads it when we die.
+    `tables` is where stage 2 translation begins. Raises EngineError for a Unicorn that differs from
+    what native/qemu.h says of it.
     """
+    native, unicorn, uc = lib.libvcpu(), lib.unicorn(), lib.open_cpu()
+    vm.uc = uc.value
+    pointer = c.pointer(vm)
+    if error := native.vm_create(pointer):
+        raise EngineError(f"this Unicorn is not the one that pvlock knows: {error.decode()}")
+    for ipa, size, address in mappings:
+        error = unicorn.uc_mem_map_ptr(
+            uc, c.c_uint64(ipa), c.c_uint64(size), c.c_uint32(lib.PROT_ALL), c.c_void_p(address)
+        )
+        lib.check(error, f"map memory at {ipa:#x}")
+    first = VcpuState.from_address(c.c_void_p.from_address(vm.vcpus).value or 0)
+    for register, value in (
+        (_SCR_EL3, _SCR),
+        (_MDCR_EL2, _MDCR),
+        (_PMUSERENR_EL0, _PMUSERENR),
+        (_VTCR_EL2, VTCR_EL2),
+        (_VTTBR_EL2, tables),
+        (_HCR_EL2, _HCR),
+    ):
+        native.vcpu_set_sysreg(c.byref(first), register, value)
+    native.vcpu_set_register(c.byref(first), lib.REG_PSTATE, EL1H_MASKED)
+    if not native.vm_populate(pointer):
+        raise EngineError("no memory for the VCPUs")
 
-    def __init__(
-        self, index: int, state: VcpuState, mpidr: int, mappings: Sequence[Mapping], tables: int
-    ) -> None:
+
+class EmulatedVcpu:
+    """One VCPU. `state` lies in memory shared with the parent process, which reads it if we die."""
+
+    def __init__(self, index: int, state: VcpuState) -> None:
         self.index = index
         self.state = state
         self._native = lib.libvcpu()
-        self._lib = lib.unicorn()
-        self._uc = lib.open_cpu()
         self._pointer = c.pointer(state)
-        state.uc, state.index, state.mpidr = self._uc.value, index, mpidr
-        for ipa, size, address in mappings:
-            error = self._lib.uc_mem_map_ptr(
-                self._uc,
-                c.c_uint64(ipa),
-                c.c_uint64(size),
-                c.c_uint32(lib.PROT_ALL),
-                c.c_void_p(address),
-            )
-            lib.check(error, f"map memory at {ipa:#x}")
-        for register, value in (
-            (_SCR_EL3, _SCR | 0x30),
-            (_MDCR_EL2, _MDCR),
-            (_PMUSERENR_EL0, _PMUSERENR),
-            (_VTCR_EL2, VTCR_EL2),
-            (_VTTBR_EL2, tables),
-            (_HCR_EL2, _HCR),
-        ):
-            self._native.vcpu_set_sysreg(self._pointer, register, value)
-        self._write(lib.REG_PSTATE, EL1H_MASKED)
-        self._pristine = c.c_void_p()
-        lib.check(
-            self._lib.uc_context_alloc(self._uc, c.byref(self._pristine)), "allocate a context"
-        )
-        lib.check(self._lib.uc_context_save(self._uc, self._pristine), "save a context")
-        lib.check(self._native.vcpu_attach(self._pointer), "add hooks")
 
     def reset(self, entry: int, x0: int) -> None:
         """Put the VCPU at `entry`, EL1h, interrupts masked, MMU off, X0 = `x0` (PSCI CPU_ON)."""
-        lib.check(self._lib.uc_context_restore(self._uc, self._pristine), "restore a context")
-        self.state.flush = _FLUSH_ALL
-        self.state.timer[0] = self.state.timer[1] = Timer()
-        self._write(lib.REG_PSTATE, EL1H_MASKED)
-        self._write(lib.REG_PC, entry)
-        self._write(lib.REG_X0, x0)
-        # Unicorn takes notice of PSTATE when a system register is written.
-        self._native.vcpu_set_sysreg(self._pointer, _HCR_EL2, _HCR)
+        self._native.vcpu_reset(self._pointer, entry, x0)
 
     def get(self, name: str) -> int:
         """Read a register by its architectural name in lower case."""
@@ -186,11 +242,8 @@ class EmulatedVcpu:
         """Write a register by its architectural name in lower case."""
         if name in SYSTEM_REGISTERS:
             self._native.vcpu_set_sysreg(self._pointer, SYSTEM_REGISTERS[name], value)
-            return
-        self._write(_named(name), value)
-        if name == "pstate":
-            self.state.el0 = 1
-            self._native.vcpu_set_sysreg(self._pointer, _HCR_EL2, _HCR)
+        else:
+            self._write(_named(name), value)
 
     def x(self, number: int) -> int:
         """Read Xn; 31 is XZR."""
@@ -200,10 +253,6 @@ class EmulatedVcpu:
         """Write Xn; 31 is XZR."""
         if number != 31:
             self._write(REGISTERS[f"x{number}"], value)
-
-    def write_rt(self, value: int) -> None:
-        """Give the MRS that left with Exit.SYSREG its value."""
-        self._write(self.state.rt, value)
 
     def skip(self) -> None:
         """Step over the instruction at PC."""
@@ -223,12 +272,10 @@ class EmulatedVcpu:
         return bool(self.state.exit == Exit.LOST)
 
     def _read(self, register: int) -> int:
-        value = c.c_uint64()
-        self._lib.uc_reg_read(self._uc, register, c.byref(value))
-        return value.value
+        return int(self._native.vcpu_get_register(self._pointer, register))
 
     def _write(self, register: int, value: int) -> None:
-        self._lib.uc_reg_write(self._uc, register, c.byref(c.c_uint64(value & (1 << 64) - 1)))
+        self._native.vcpu_set_register(self._pointer, register, value & (1 << 64) - 1)
 
 
 def _named(name: str) -> int:

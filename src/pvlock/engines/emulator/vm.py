@@ -15,27 +15,40 @@ from typing import Any
 
 from pvlock import abi
 from pvlock.engines.contract import (
-    READY,
-    REASONS,
     SWITCH,
     EngineConfig,
     Placement,
+    Ready,
+    Switch,
     SystemEvent,
+    pack,
 )
 from pvlock.engines.emulator import libunicorn as lib
 from pvlock.engines.emulator import psci
-from pvlock.engines.emulator.exits import Exits
+from pvlock.engines.emulator.exits import Ask, Exits, Post
 from pvlock.engines.emulator.gic import Gic
-from pvlock.engines.emulator.scheduler import Place, Scheduler, ScriptedScheduler, Switch
+from pvlock.engines.emulator.scheduler import Place, Scheduler, ScriptedScheduler
 from pvlock.engines.emulator.stage2 import Stage2
-from pvlock.engines.emulator.vcpu import CpuState, EmulatedVcpu, Exit, Mapping, VcpuState, VmState
+from pvlock.engines.emulator.vcpu import (
+    CpuState,
+    EmulatedVcpu,
+    Exit,
+    Mapping,
+    SlotState,
+    VcpuState,
+    VmState,
+    check_layout,
+    create,
+)
 from pvlock.errors import EngineError, GuestStalled, StateError
-from pvlock.memory_map import PHYSICAL_TIMER_PPI, VIRTUAL_TIMER_PPI
 
-# Costs in ns that are not options, where an instruction costs 1 and a trap `exit_ns`: an exception
-# that the guest takes itself, and a TLBI or IC, which all VCPUs must hear of.
+# These costs in ns are not options. The first is what an exception costs that the guest takes
+# itself. The second is what a TLBI or IC costs, because all VCPUs must hear of it. The third is
+# what a GIC or timer register costs, which hardware answers for KVM without a trap. An instruction
+# costs 1 ns, and a trap costs `exit_ns`.
 EXCEPTION_NS = 50
 MAINTENANCE_NS = 200
+SYSREG_NS = 20
 
 START_JITTER_NS = 100_000
 STAGE2_BASE = 1 << 39
@@ -43,13 +56,6 @@ STAGE2_BASE = 1 << 39
 
 _NEVER = 1 << 62
 _MOST_RECORDED = SWITCH.size << 20
-_TIMER_PPIS = (VIRTUAL_TIMER_PPI, PHYSICAL_TIMER_PPI)
-
-Ask = Callable[[int, str, Sequence[int]], Any]
-"""Put a VCPU's question, its kind and numbers, to the parent process; wait for the answer."""
-
-Post = Callable[[list[int]], None]
-"""Tell the parent process of a coalesced write, [VCPU, IPA, bytes, value], when it next listens."""
 
 
 class VmMemory:
@@ -66,7 +72,7 @@ class VmMemory:
         raise EngineError(f"IPA {ipa:#x} is not in a memory slot")
 
     def is_memory(self, ipa: int) -> bool:
-        """A slot holds this address."""
+        """Tell whether a slot holds this address."""
         return any(base <= ipa < base + length for base, length, *_ in self.slots)
 
 
@@ -82,31 +88,31 @@ class Vm:
         ask: Ask,
         post: Post,
     ) -> None:
-        self.config, self.memory, self.ask, self._vm = config, memory, ask, vm
-        self.post = post
-        self._answers = Exits(self)
+        self.config, self.memory, self._vm = config, memory, vm
         self._native = lib.libvcpu()
-        if self._native.layout() != c.sizeof(VcpuState) << 32 | c.sizeof(VmState):
-            raise EngineError("libvcpu is of another version of pvlock: reinstall pvlock")
+        check_layout()
         tables = Stage2([slot[:3] for slot in memory.slots], STAGE2_BASE)
         self._tables = (c.c_char * len(tables.data)).from_buffer(_page_aligned(tables.data))
         mappings: list[Mapping] = [(ipa, size, address) for ipa, size, _, address in memory.slots]
         mappings.append((STAGE2_BASE, len(tables.data), c.addressof(self._tables)))
         affinities = [abi.affinity(index) for index in range(config.vcpus)]
-        self.vcpus = [
-            EmulatedVcpu(index, state, abi.mpidr_el1(index), mappings, STAGE2_BASE)
-            for index, state in enumerate(states)
-        ]
         self._pointers = (c.c_void_p * config.vcpus)(*(c.addressof(s) for s in states))
-        vm.vcpus, vm.count = c.addressof(self._pointers), config.vcpus
-        vm.exception_ns, vm.maintenance_ns = EXCEPTION_NS, MAINTENANCE_NS
-        vm.exit_ns = config.exit_ns
-        vm.exception_offset = lib.exception_offset()
-        for state in states:
-            state.vm = c.addressof(vm)
-        self.cpus = (CpuState * config.pcpus)()
-        self._edge = c.c_uint64(config.quantum_ns)
         self.gic = Gic(affinities)
+        vm.vcpus, vm.count, vm.gic = c.addressof(self._pointers), config.vcpus, self.gic.handle
+        vm.exception_ns, vm.maintenance_ns = EXCEPTION_NS, MAINTENANCE_NS
+        vm.exit_ns, vm.sysreg_ns = config.exit_ns, SYSREG_NS
+        vm.pauth = config.pauth
+        self._slots = (SlotState * len(memory.slots))(
+            *(SlotState(ipa, size, address, ro) for ipa, size, ro, address in memory.slots)
+        )
+        vm.slots, vm.slot_count = c.addressof(self._slots), len(memory.slots)
+        for index, state in enumerate(states):
+            state.index, state.mpidr = index, abi.mpidr_el1(index)
+        create(vm, mappings, STAGE2_BASE)
+        self.vcpus = [EmulatedVcpu(index, state) for index, state in enumerate(states)]
+        self.cpus = (CpuState * config.pcpus)()
+        self._on: list[int | None] = [None] * config.pcpus
+        self._edge = c.c_uint64(config.quantum_ns)
         self.psci = psci.Psci(affinities)
         self._flags: dict[int, c.c_uint64] = {}
         self._stolen: dict[int, c.c_uint64] = {}
@@ -114,12 +120,12 @@ class Vm:
         self._events: list[tuple[int, int, Callable[[int], None]]] = []
         self._sequence = 0
         self._starting: set[int] = set()
-        self._timer_due: dict[tuple[int, int], int] = {}
         self.event: SystemEvent | None = None
-        self.exits: Counter[str] = Counter()
+        self._exits_here: Counter[str] = Counter()
         self._recorded = bytearray()
         self._random = random.Random(config.seed)
         self.scheduler = self._schedule()
+        self._exits = Exits(self, config, self.scheduler, self.gic, self.psci, ask, post)
 
     # -- what the parent may ask for --
 
@@ -134,7 +140,6 @@ class Vm:
         self.psci.turn_on(vcpu)
         self.vcpus[vcpu].reset(entry, x0)
         self.gic.reset_vcpu(vcpu)
-        self.timer_changed(vcpu)
         delay = 0 if self.config.script is not None else self._random.randrange(START_JITTER_NS)
         self._at(self.now + delay, lambda now: self._started(vcpu, now))
 
@@ -170,9 +175,7 @@ class Vm:
                     raise GuestStalled("every VCPU sleeps or is off, and nothing can wake one")
                 self._idle_until(min(due, until))
                 continue
-            if self.config.trap_wfe:
-                self._vm.trap_wfe = bool(self.scheduler.queue)
-                self._vm.can_yield = bool(self.scheduler.candidates())
+            self._vm.can_yield = bool(self.scheduler.candidates())
             cpu = self._native.vm_run(
                 c.byref(self._vm),
                 c.byref(self.cpus),
@@ -188,29 +191,51 @@ class Vm:
                 self._exit(cpu)
         return self.event
 
+    def show(self, ipa: int, page: bytes | None) -> None:
+        """Answer reads of the device page at `ipa` from `page` from now on; None: ask again."""
+        self._exits.shown[ipa] = page
+
+    @property
+    def exits(self) -> dict[str, int]:
+        """Exits by kind, those included that were answered without leaving C."""
+        counted = self._exits_here.copy()
+        for reason in Exit:
+            counted[reason.name.lower()] += self._vm.exits[reason]
+        del counted[Exit.WAKE.name.lower()]  # nothing left the guest for it
+        return dict(+counted)
+
     def take_switches(self) -> bytes:
         """Return the oldest recorded switches, as many as fit into one answer, and forget them."""
         taken = bytes(self._recorded[:_MOST_RECORDED])
         del self._recorded[:_MOST_RECORDED]
         return taken
 
+    # -- what an exit may ask for (exits.Host) --
+
+    def charge(self, cpu: int, cost_ns: int) -> None:
+        """See exits.Host."""
+        self.cpus[cpu].now += cost_ns
+
+    def end(self, event: SystemEvent) -> None:
+        """See exits.Host."""
+        self.event = event
+
+    def is_memory(self, ipa: int) -> bool:
+        """See exits.Host."""
+        return self.memory.is_memory(ipa)
+
     # -- scheduling --
 
-    def _record(self, switch: Switch) -> None:
-        what = REASONS.index(switch.reason)
-        self._recorded += SWITCH.pack(switch.time, switch.vcpu, switch.cpu, what)
-
-    def _record_ready(self, vcpu: int, time: int) -> None:
-        self._recorded += SWITCH.pack(time, vcpu, 0, REASONS.index(READY))
+    def _record(self, record: Switch | Ready) -> None:
+        self._recorded += pack(record)
 
     def _schedule(self) -> Scheduler:
         config = self.config
         record = self._record if config.record else None
-        record_ready = self._record_ready if config.record else None
         if config.script is not None:
             scripted = ScriptedScheduler(
                 self, config.vcpus, config.pcpus, _NEVER, config.policy, self._publish,
-                record=record, record_ready=record_ready,
+                record=record,
             )  # fmt: skip
             for placement in config.script:
                 self._at(placement.time_ns, self._placer(scripted, placement))
@@ -221,7 +246,7 @@ class Vm:
         ]
         return Scheduler(
             self, config.vcpus, config.pcpus, config.slice_ns, config.policy, self._publish,
-            config.switch_ns, firsts, record, record_ready,
+            config.switch_ns, firsts, record,
         )  # fmt: skip
 
     @staticmethod
@@ -233,6 +258,9 @@ class Vm:
         slot = self.cpus[cpu]
         slot.vcpu = None if vcpu is None else self._pointers[vcpu]
         slot.now, slot.deadline = max(now, slot.now), deadline
+        if vcpu is not None and vcpu != self._on[cpu]:
+            self._entered(vcpu)
+        self._on[cpu] = vcpu
         if vcpu is not None and vcpu in self._stolen:
             # Added, not set: PV_TIME_ST zeroes the structure, and counting begins there.
             queued = self.scheduler.tasks[vcpu].queued_ns
@@ -259,47 +287,43 @@ class Vm:
         """Do what is due at `now`; return when the next thing is."""
         while self._events and self._events[0][0] <= now:
             heapq.heappop(self._events)[2](now)
-        for (vcpu, timer), due in list(self._timer_due.items()):
-            if due <= now:
-                self.gic.set_level(vcpu, _TIMER_PPIS[timer], True)
-                del self._timer_due[vcpu, timer]
-        self._interrupts_changed(now)
-        due = min(self._timer_due.values(), default=_NEVER)
+        self._native.vm_fire_timers(c.byref(self._vm), now)
+        self._wake_all(now)
+        due = int(self._vm.timer_due)
         return min(due, self._events[0][0]) if self._events else due
 
     def _idle_until(self, time: int) -> None:
         quantum = self.config.quantum_ns
         self._edge.value = (-(-time // quantum) + 1) * quantum
 
-    def _interrupts_changed(self, now: int) -> None:
-        while self.gic.changed:
-            vcpu = self.gic.changed.pop()
-            line = self.gic.pending(vcpu)
-            self.vcpus[vcpu].state.line = line.irq | line.fiq << 1
-            if any(line) and self.scheduler.tasks[vcpu].place is Place.BLOCKED:
-                self.scheduler.wake(vcpu, now)
+    def _wake_all(self, now: int) -> None:
+        """Wake the VCPUs that sleep and have an interrupt."""
+        self._native.vm_update_lines(c.byref(self._vm))
+        if not self._vm.wakes:
+            return
+        self._vm.wakes = 0
+        for vcpu in self.vcpus:
+            if vcpu.state.asleep and vcpu.state.line:
+                vcpu.state.asleep = 0
+                self.scheduler.wake(vcpu.index, now)
 
-    def timer_changed(self, vcpu: int) -> None:
-        """Take note of what the VCPU wrote to its timers."""
+    def _entered(self, vcpu: int) -> None:
+        """Do what KVM does when it puts a VCPU on a CPU (kvm_arch_vcpu_load).
+
+        HCR_EL2.TWE is set if others wait for a CPU. The event register is set by the return to the
+        guest.
+        """
         state = self.vcpus[vcpu].state
-        for number, timer in enumerate(state.timer):
-            self._timer_due.pop((vcpu, number), None)
-            enabled = timer.ctl & 3 == 1
-            self.gic.set_level(
-                vcpu, _TIMER_PPIS[number], bool(enabled and timer.cval <= state.time)
-            )
-            if enabled and state.time < timer.cval < _NEVER:
-                self._timer_due[vcpu, number] = timer.cval
+        state.trap_wfe = self.config.trap_wfe and bool(self.scheduler.queue)
+        state.event = 1
 
     def _exit(self, cpu: int) -> None:
         index = self.scheduler.on[cpu]
         assert index is not None
         vcpu, reason = self.vcpus[index], Exit(self.vcpus[index].state.exit)
-        self.exits[reason.name.lower()] += 1
-        # The answer may itself move the clock of the CPU: add the cost to what it then is.
-        cost = self._answers.answer(cpu, vcpu, reason)
-        self.cpus[cpu].now += cost
-        self._interrupts_changed(self.clock(cpu))
+        self._exits_here[reason.name.lower()] += 1
+        self._exits.answer(cpu, vcpu, reason)
+        self._wake_all(self.clock(cpu))
 
 
 def _page_aligned(data: bytearray) -> Any:

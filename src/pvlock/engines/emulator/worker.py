@@ -18,7 +18,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pvlock.abi import Policy
 from pvlock.engines.contract import EngineConfig, Placement
 from pvlock.engines.emulator.protocol import Channel, pack_error
 from pvlock.engines.emulator.vcpu import VcpuState, VmState
@@ -36,7 +35,7 @@ class Worker:
         self._channel = channel
         self._keep: list[Any] = []
         self._posted: list[list[int]] = []
-        self._vm = self._create(channel.receive())
+        self._vm = self._create(channel.receive()["value"])
         self._commands: dict[str, Callable[..., Any]] = {
             "start": self._vm.start,
             "publish_at": self._vm.publish_at,
@@ -53,7 +52,7 @@ class Worker:
         """Answer until the connection ends."""
         with contextlib.suppress(EOFError, ConnectionError):
             while True:
-                name, *arguments = self._channel.receive()
+                name, *arguments = self._hear()
                 self._reply(self._commands[name], arguments)
 
     def _reply(self, command: Callable[..., Any], arguments: list[Any]) -> None:
@@ -73,7 +72,7 @@ class Worker:
         raw = request["config"]
         script = raw.pop("script")
         config = EngineConfig(
-            **{**raw, "policy": Policy(raw["policy"]), "coalesced": tuple(raw["coalesced"])},
+            **{**raw, "coalesced": tuple(raw["coalesced"])},
             script=None if script is None else tuple(Placement(*line) for line in script),
         )
         slots = [
@@ -107,7 +106,17 @@ class Worker:
 
     def _ask(self, vcpu: int, kind: str, numbers: Sequence[int]) -> Any:
         self._send({"vcpu": vcpu, "kind": kind, "numbers": numbers})
-        return self._channel.receive()
+        return self._hear()
+
+    def _hear(self) -> Any:
+        """Wait for a request or an answer, and do what devices have told before it."""
+        message = self._channel.receive()
+        for kind, number, value in message["told"]:
+            if kind == "line":
+                self._vm.gic.set_spi(number, value)
+            else:
+                self._vm.show(number, None if value is None else bytes.fromhex(value))
+        return message["value"]
 
     def _usage(self) -> dict[str, Any]:
         vm = self._vm

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """BPF objects through the system's libbpf.so.1. Every use that pvlock makes of BPF is made here.
 
-A function of the kernel or of libbpf that fails raises OSError with its errno, but for loading an
-object: there libbpf says on the way what was wrong, and LoadError carries its words.
+Where a function of the kernel or of libbpf fails, OSError has its errno. Where an object cannot be
+loaded, LoadError also has what libbpf printed about it.
 """
 
 import ctypes as c
@@ -25,23 +25,23 @@ BTF = Path("/sys/kernel/btf/vmlinux")
 # User API of the kernel (linux/bpf.h).
 MAP_TYPE_ARRAY, MAP_TYPE_TASK_STORAGE = 2, 29
 PROG_TYPE_SYSCALL = 31
-TRACE_RAW_TP, TRACE_FENTRY = 23, 24
+TRACE_RAW_TP = 23
 _F_MMAPABLE = 1 << 10
 
 _LOG_LIMIT = 1 << 20
 _PRINT = c.CFUNCTYPE(c.c_int, c.c_int, c.c_char_p, c.c_void_p)
 _LEVEL_DEBUG = 2
 _BUSY_SECONDS = 1.0
-_POSITION = struct.Struct("Q")  # without "<": then it is one load or store
+_POSITION = struct.Struct("Q")  # of native order ("<" would not be), so one load or one store
 _HEADER = struct.Struct("I4x")
 _RECORD_BUSY, _RECORD_DISCARDED = 1 << 31, 1 << 30
 
 
 class LoadError(EngineError):
-    """The kernel or libbpf refused an object: `errno`, and in `log` what libbpf said of it."""
+    """The kernel or libbpf refused an object with `errno`; `log` is what libbpf printed."""
 
     def __init__(self, name: str, error: int, log: str) -> None:
-        # The verifier's verdict is its last line; of libbpf's own, the first says what it was.
+        # The verifier gives its verdict in its last line, libbpf says in its first what failed.
         said, verified, _ = log.partition("-- END PROG LOAD LOG --")
         lines = [line.strip() for line in said.split("\nprocessed ")[0].splitlines()]
         why = " | ".join(lines[-2:] if verified else lines[:2])
@@ -86,7 +86,7 @@ class _MapOptions(c.Structure):
 
 
 class _Said(threading.local):
-    """What libbpf printed in this thread, which would have been on the user's terminal."""
+    """What libbpf printed in this thread. Without us it would be on the user's terminal."""
 
     text = b""
 
@@ -194,16 +194,16 @@ def has_mmapable_arrays() -> bool:
 
 
 def has_attach_point(name: str, kind: int) -> bool:
-    """Say whether the kernel has the tracepoint (TRACE_RAW_TP) or function (TRACE_FENTRY)."""
+    """Say whether programs of `kind` can be attached to `name`: for TRACE_RAW_TP, a tracepoint."""
     found = libbpf().libbpf_find_vmlinux_btf_id(name.encode(), kind)
     return found != -errno.ENOENT and _check(found) > 0
 
 
 class BpfObject:
-    """A compiled object: loaded on entry, its programs attached by name, gone after close().
+    """A compiled BPF object, loaded when it is made and freed by close().
 
-    The kernel drops links, programs and maps with the file descriptors of this process, so that
-    nothing outlives it, however it dies.
+    Links, programs and maps belong to file descriptors of this process. So nothing outlives the
+    process, however it dies.
     """
 
     def __init__(
@@ -215,8 +215,8 @@ class BpfObject:
     ) -> None:
         """Load `programs` of `path` and its maps.
 
-        `entries` sets max_entries of maps, `shared` gives file descriptors of existing maps to
-        maps of the object. Raises LoadError, and EngineUnavailable without libbpf.
+        `entries` sets max_entries of maps. `shared` has the file descriptors of existing maps that
+        stand for maps of the object. Raises LoadError, and EngineUnavailable without libbpf.
         """
         self._lib = lib = libbpf()
         self._links: list[int] = []
@@ -357,12 +357,12 @@ class Table:
 
 
 class RingBuffer:
-    """The reader of a BPF ring buffer: what programs put into the map of this descriptor.
+    """Reads the records that programs put into a BPF ring buffer.
 
-    libbpf's own reader calls back for each record, and a Ctrl-C that arrives in a callback from C
-    is lost. The kernel describes the layout with the map type: the reader's position on a page of
-    its own, then the writers' position on another, then the data, twice, so that no record is ever
-    in two pieces.
+    libbpf has a reader too. But it calls back for each record, and a Ctrl-C that arrives in a
+    callback from C is lost. The kernel documents the layout with the map type: a page with the
+    reader's position, a page with the writers' position, then the data twice, so that no record is
+    ever in two pieces.
     """
 
     def __init__(self, fd: int, size: int) -> None:

@@ -2,7 +2,7 @@
 """One clock for a guest's events and its host's switches: the guest's counter, CNTVCT_EL0.
 
 The kernel stamps switches with CLOCK_MONOTONIC, which it derives from the same counter but steers.
-So both are read together whenever no VCPU runs, and what they went apart meanwhile is measured.
+So we read both together whenever no VCPU runs, and measure how far they drift apart.
 """
 
 import ctypes as c
@@ -20,9 +20,9 @@ _CNTFRQ = b"\x00\xe0\x3b\xd5\xc0\x03\x5f\xd6"
 
 
 def frequency() -> int:
-    """Return what CNTFRQ_EL0 says, Hz: of this CPU, and so of every guest's. Raises EngineError.
+    """Return the frequency of the counter in Hz, the guest's too. Raises EngineError.
 
-    arm64 Linux lets processes read it, and says it nowhere else.
+    The register CNTFRQ_EL0 has it, which arm64 Linux lets processes read.
     """
     libc = c.CDLL(None, use_errno=True)
     libc.mprotect.argtypes = [c.c_void_p, c.c_size_t, c.c_int]
@@ -30,7 +30,7 @@ def frequency() -> int:
         page.write(_CNTFRQ)
         view = c.c_char.from_buffer(page)
         address = c.addressof(view)
-        # Executable only after it is written: then the kernel cleans the caches.
+        # The page becomes executable only after it is written: then the kernel cleans the caches.
         denied = libc.mprotect(address, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_EXEC)
         hz = 0 if denied else c.CFUNCTYPE(c.c_uint64)(address)()
         del view
@@ -41,25 +41,25 @@ def frequency() -> int:
 
 
 class Clock:
-    """Engine time of a traced VM, in ns: 0 is when this was made."""
+    """The engine's time of a traced VM, in ns since this clock was made."""
 
     def __init__(self, read: Callable[[], int], hz: int) -> None:
         """`read` returns the guest's counter, and is called while no VCPU runs."""
         self._read = read
         self.counter = Counter(hz)
         self.skew_ns = 0
-        """How far a time of CLOCK_MONOTONIC that of() converted may be from the counter's."""
+        """How far a time that of() returned may be from what the counter says."""
         self._ahead = 0
         self.begin()
         self.counter = Counter(hz, -self.of(time.monotonic_ns()))
         self.begin()
 
     def of(self, monotonic_ns: int) -> int:
-        """Return engine time at a time of CLOCK_MONOTONIC since begin()."""
+        """Return the engine's time at a time of CLOCK_MONOTONIC that is not before begin()."""
         return monotonic_ns + self._ahead
 
     def now(self) -> int:
-        """Return engine time now."""
+        """Return the engine's time now."""
         return self.of(time.monotonic_ns())
 
     def begin(self) -> None:
@@ -68,12 +68,12 @@ class Clock:
         self.skew_ns = max(self.skew_ns, error)
 
     def end(self) -> None:
-        """Compare them again after the run: `skew_ns` is at least by what they went apart."""
+        """Compare the clocks after VCPUs ran; `skew_ns` is then at least how far they drifted."""
         ahead, error = self._compare()
         self.skew_ns = max(self.skew_ns, abs(ahead - self._ahead) + error)
 
     def _compare(self) -> tuple[int, int]:
-        """Return by what engine time is ahead of CLOCK_MONOTONIC, and the error of that."""
+        """Return how far the engine's time is ahead of CLOCK_MONOTONIC, and the error of that."""
         narrowest = None
         for _ in range(_READINGS):
             before = time.monotonic_ns()

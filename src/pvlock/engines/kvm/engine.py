@@ -1,22 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The KVM engine: real VCPUs, each a thread of this process, on a host whose kernel is stock.
+"""The KVM engine runs real VCPUs, each in a thread of this process, on a host with a stock kernel.
 
-The kernel has the GIC, the timer, PSCI and stolen time; PV-lock's two hypercalls come to us
-(SMCCC filter), and a BPF program publishes `preempted` into memory that the guest sees read-only.
+The kernel does the GIC, the timer, PSCI and stolen time. Its SMCCC filter forwards PV-lock's two
+hypercalls to us, and a BPF program publishes `preempted` into memory that the guest can only read.
 """
 
 import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields
-from typing import ClassVar
 
 from pvlock import abi
 from pvlock.engines.contract import (
-    REASONS,
-    SWITCH,
-    VIRTUAL_TIME,
     Counter,
     EngineConfig,
     Handler,
@@ -24,6 +19,7 @@ from pvlock.engines.contract import (
     SystemEvent,
     Usage,
     VcpuUsage,
+    switches_in,
 )
 from pvlock.engines.kvm import bpf, clock, ioctl
 from pvlock.engines.kvm.publisher import Publisher, explain
@@ -32,13 +28,14 @@ from pvlock.engines.kvm.thread import VcpuThread
 from pvlock.engines.kvm.vcpu import Exit, Hypercall, KvmVcpu, Mmio, Undecoded
 from pvlock.engines.kvm.vm import KvmVm
 from pvlock.errors import ConfigError, EngineError, StateError
+from pvlock.host import simulated_only
 from pvlock.memory import MemorySlot, private_slot
 
 _POLL_SECONDS = 0.01
 """How long a coalesced write may wait."""
 _RECORD_SECONDS = 0.002
-"""How often a machine that is traced collects. A ring of 32,767 events has then room for one every
-60 ns, or for 10 µs between two of them if the host is late by 300 ms."""
+"""How often the events of a traced machine are collected. A VCPU's ring of 32,767 events overflows
+only if the guest records one every 60 ns, or one every 10 µs while the host is 300 ms late."""
 
 
 class PublishedSlot(MemorySlot):
@@ -47,32 +44,24 @@ class PublishedSlot(MemorySlot):
     publisher: Publisher
 
     def close(self) -> None:
-        """Detach the program; the map goes when nobody views it any longer."""
+        """Detach the program. The map is freed when nobody views it any longer."""
         self.buffer = memoryview(b"")
         self.publisher.close()
 
 
 class KvmEngine:
-    """A machine whose VCPUs are KVM's (contract.Engine). Guest time is time spent in run()."""
+    """A machine whose VCPUs are KVM's (contract.Engine). Guest time is the time spent in run()."""
 
     name = "kvm"
     step_ns = 200_000_000
     ring_events = 1 << 15
-    host_forces: ClassVar = {
-        "discovery-order": "the host's kernel answers ARCH_FEATURES itself",
-        "arch-features": "the host's kernel answers ARCH_FEATURES itself",
-        "arch-features-unset": "the host's kernel answers ARCH_FEATURES itself",
-        "arch-features-itself": "the host's kernel answers ARCH_FEATURES itself",
-        "uid": "the host's kernel has a UID of its own",
-    }
-    """The cases of the conformance suite that a stock kernel decides, and why."""
     slack_ns = 60_000_000_000
 
     def __init__(self, config: EngineConfig, slots: Sequence[MemorySlot]) -> None:
         """Create the VM; raises ConfigError, EngineUnavailable or EngineError."""
-        _refuse_virtual_time(config)
+        _refuse_simulated(config)
         cpus = _choose_cpus(config.pcpus)
-        self._slots = slots
+        self._slots = slots  # the kernel has only their addresses: they must live as long as the VM
         self._published = next((s for s in slots if isinstance(s, PublishedSlot)), None)
         self._changed = threading.Condition()
         self._handling = threading.Lock()
@@ -115,6 +104,10 @@ class KvmEngine:
         slot.publisher = publisher
         return slot
 
+    def entropy(self, size: int) -> bytes:
+        """See contract.Engine."""
+        return os.urandom(size)
+
     def start(self, vcpu: int, entry: int, x0: int) -> None:
         """See contract.Engine."""
         self._stopped(vcpu).start(entry, x0)
@@ -139,7 +132,7 @@ class KvmEngine:
         self._threads[vcpu].structure = (ipa - slot.base) // abi.STRUCTURE_STRIDE
 
     def stolen_time_at(self, vcpu: int, ipa: int) -> None:
-        """See contract.Engine; a kernel without PV time leaves the guest without it."""
+        """See contract.Engine; where the kernel has no PV time, the guest has none either."""
         self._stopped(vcpu).set_attr(ioctl.VCPU_PVTIME_CTRL, ioctl.VCPU_PVTIME_IPA, ipa)
 
     def set_line(self, interrupt: int, level: bool) -> None:
@@ -187,7 +180,7 @@ class KvmEngine:
         return outcome
 
     def usage(self) -> Usage:
-        """See contract.Engine; times are the host scheduler's, of each VCPU's thread."""
+        """See contract.Engine; the times are what the host's scheduler says of each thread."""
         times = [thread.times() for thread in self._threads]
         kicks = sum(thread.kicks for thread in self._threads)
         return Usage(
@@ -200,10 +193,7 @@ class KvmEngine:
     def switches(self) -> list[Switch]:
         """See contract.Engine."""
         self._fetch_switches()
-        return [
-            Switch(time_ns, cpu, vcpu, REASONS[what])
-            for time_ns, vcpu, cpu, what in SWITCH.iter_unpack(self._recorded)
-        ]
+        return switches_in(self._recorded)
 
     @property
     def skew_ns(self) -> int:
@@ -300,7 +290,7 @@ class KvmEngine:
             self._recorded += self._switches.take(self._clock.of)
 
     def _collect(self) -> None:
-        """Let nothing that is recorded overflow, while the guest runs and after."""
+        """Take what is recorded before it overflows."""
         if not self._switches:
             return
         if self.collect:
@@ -329,10 +319,9 @@ class KvmEngine:
             raise StateError("the KVM engine", "closed", "open")
 
 
-def _refuse_virtual_time(config: EngineConfig) -> None:
-    default = {field.name: field.default for field in fields(EngineConfig)}
-    for name in VIRTUAL_TIME:
-        if getattr(config, name) != default[name]:
+def _refuse_simulated(config: EngineConfig) -> None:
+    for name, default in simulated_only(EngineConfig).items():
+        if getattr(config, name) != default:
             raise ConfigError(f"{name}: the kvm engine runs on a real host, which has its own")
 
 

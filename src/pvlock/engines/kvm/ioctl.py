@@ -42,10 +42,8 @@ HAS_DEVICE_ATTR: Final = 0x4018AEE3
 
 # -- capabilities --
 CAP_COALESCED_MMIO: Final = 15
-CAP_NR_VCPUS: Final = 9
 CAP_MAX_VCPUS: Final = 66
 CAP_READONLY_MEM: Final = 81
-CAP_DEVICE_CTRL: Final = 89
 CAP_ARM_PSCI_0_2: Final = 102
 CAP_IMMEDIATE_EXIT: Final = 136
 CAP_ARM_VM_IPA_SIZE: Final = 165
@@ -268,7 +266,7 @@ def call(fd: int, request: int, argument: "Argument" = 0) -> int:
         try:
             return fcntl.ioctl(fd, request, argument)
         except InterruptedError:
-            if request == RUN:  # a kick; making a VM is what a stopped process may be in, too
+            if request == RUN:  # a kick; other calls, such as CREATE_VM, are made again
                 raise
 
 
@@ -286,5 +284,5 @@ def device_attr(group: int, attr: int, value: "Value | None" = None) -> DeviceAt
 
 
 def address_of(buffer: memoryview) -> int:
-    """Return where a writable buffer is in our memory; it is there until the buffer is released."""
+    """Return the address of a writable buffer in this process, valid until it is released."""
     return c.addressof(c.c_char.from_buffer(buffer))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What this host has of all that the KVM engine needs: yes, no, or cannot tell; and why."""
+"""Asks this host for all that the KVM engine needs: yes, no or cannot tell, and why."""
 
 import contextlib
 import enum
@@ -7,7 +7,7 @@ import functools
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 
-from pvlock.engines.kvm.questions import QUESTIONS, Host, Question
+from pvlock.engines.kvm.requirements import REQUIREMENTS, Opened, Requirement
 from pvlock.errors import EngineUnavailable, PvlockError
 
 
@@ -21,9 +21,9 @@ class State(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """`what` was asked for, whether it is there, `because` of what, and the `remedy` if not.
+    """Whether the host has `what`, `because` of what, and the `remedy` if it has not.
 
-    The engine does without what is not `needed`.
+    The engine can do without it unless it is `needed`.
     """
 
     what: str
@@ -44,9 +44,9 @@ def first_missing(answers: Iterable[Finding]) -> Finding | None:
     return next((each for each in answers if each.needed and each.state is not State.YES), None)
 
 
-@functools.cache  # it keeps no exception: only that everything was there
+@functools.cache  # a cache keeps no exception, so only "everything is there" is remembered
 def require() -> None:
-    """Raise EngineUnavailable for the first thing that is not known to be there; ask no further."""
+    """Raise EngineUnavailable for the first thing not known to be there, and ask no further."""
     with contextlib.closing(_answers()) as answers:
         missing = first_missing(answers)
     if missing is None:
@@ -67,17 +67,17 @@ def usable() -> bool:
 
 
 def _answers() -> Generator[Finding, None, None]:
-    with Host() as host:
-        for question in QUESTIONS:
-            yield _answer(question, host)
+    with Opened() as host:
+        for requirement in REQUIREMENTS:
+            yield _answer(requirement, host)
 
 
-def _answer(question: Question, host: Host) -> Finding:
+def _answer(requirement: Requirement, host: Opened) -> Finding:
     try:
-        state, because, remedy = State.YES, question.ask(host), ""
+        state, because, remedy = State.YES, requirement.ask(host), ""
     except EngineUnavailable as error:
         state, because, remedy = State.NO, error.capability, error.remedy
     except (PvlockError, OSError) as error:
         because = getattr(error, "strerror", None) or str(error)
         state, remedy = State.UNKNOWN, ""
-    return Finding(question.what, state, because, remedy, question.needed)
+    return Finding(requirement.what, state, because, remedy, requirement.needed)

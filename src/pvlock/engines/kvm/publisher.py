@@ -2,8 +2,8 @@
 """Keeps `preempted` of one VM's VCPUs current, from inside the host's kernel.
 
 bpf/publisher.bpf.c runs at each switch of a thread and writes the flags of the threads that were
-added here. The flags are a BPF array which this process maps, and which a guest can be given as a
-read-only memory slot: its loads see what the program wrote, without an exit.
+added here. The flags are a BPF array that this process maps, and that a guest can be given as a
+read-only memory slot. Then the guest's loads see what the program wrote, without an exit.
 """
 
 import errno
@@ -25,19 +25,20 @@ _PROGRAMS = {Policy.SCHEDULED_OUT: "scheduled_out", Policy.PREEMPTED: "preempted
 class Publisher:
     """The flags of one VM: a structure of 64 bytes per VCPU (SPECIFICATION.md, section 2).
 
-    It belongs to the process that made it; when that ends, however it ends, the kernel frees all.
-    A child by fork that never execs shares the descriptors, and keeps the program until it ends.
+    A publisher belongs to the process that made it. When that process ends, however it ends, the
+    kernel frees everything. But a forked child that never calls exec shares the descriptors, and
+    keeps the program attached until the child ends.
     """
 
     fd: int
     """The BPF array that holds the structures: mmapable, 64 bytes an element."""
     buffer: memoryview
-    """Its mapping, writable, of format "B": whole pages of the host."""
+    """The array's mapping: whole pages of the host, writable, of format "B"."""
 
     def __init__(self, vcpus: int, policy: Policy) -> None:
         """Load and attach the program of `policy`; each VCPU reads as one that is off (clause 6.6).
 
-        Raises EngineUnavailable for what the host lacks, EngineError for what else goes wrong.
+        Raises EngineUnavailable if the host lacks something, EngineError for any other failure.
         """
         size = region.region_size(vcpus)
         self._off = int(policy is Policy.SCHEDULED_OUT)
@@ -61,8 +62,9 @@ class Publisher:
     def add_current_thread(self, vcpu: int, index: int | None = None) -> None:
         """From now on the calling thread's switches set structure `index` (default: `vcpu`).
 
-        Ends with the thread, or with remove_current_thread(). Raises ConfigError for an index that
-        no structure has, EngineError when the thread is added already or is another process's.
+        This ends with the thread, or with remove_current_thread(). Raises ConfigError for an index
+        that no structure has, EngineError when the thread has been added already or belongs to
+        another process than those added before.
         """
         index = vcpu if index is None else index
         error = self._object.run("add", index) if 0 <= index < 1 << 32 else errno.ERANGE
@@ -88,7 +90,7 @@ class Publisher:
     def close(self) -> None:
         """Detach the program and free the flags; safe to call twice.
 
-        Memory that somebody still views (a ctypes array, a slice) stays until they let it go.
+        The memory stays as long as somebody still views it (by a ctypes array, or a slice).
         """
         self._object.close()
         self.buffer = memoryview(b"")
@@ -102,7 +104,7 @@ class Publisher:
 
 @dataclass(frozen=True)
 class Need:
-    """What a host must have to publish: `there` asks it, and may raise OSError."""
+    """One thing that a host must have to publish. `there` asks for it, and may raise OSError."""
 
     what: str
     there: Callable[[], bool]
@@ -132,11 +134,11 @@ NEEDS = (
         "take a kernel with CONFIG_BPF_EVENTS, as Debian's",
     ),
 )
-"""All that a kernel must have, each to be asked for alone; libbpf and the right to use it apart."""
+"""All that the kernel must have. libbpf, and the permission to use BPF, are not among it."""
 
 
 def not_permitted() -> EngineUnavailable:
-    """What a process that may not use BPF is told."""
+    """Return the error for a process that may not use BPF."""
     return EngineUnavailable(
         "kvm",
         "this process may not load BPF programs",
@@ -146,7 +148,7 @@ def not_permitted() -> EngineUnavailable:
 
 
 def explain(error: bpf.LoadError) -> EngineError:
-    """Find out what the host lacks, by asking for it alone; else it is the error itself."""
+    """Return an error that names what the host lacks, or `error` itself if it lacks nothing."""
     if error.errno == errno.EPERM:
         return not_permitted()
     for need in NEEDS:
@@ -154,5 +156,5 @@ def explain(error: bpf.LoadError) -> EngineError:
             if not need.there():
                 return EngineUnavailable("kvm", f"this host has not {need.what}", need.remedy)
         except OSError:
-            continue  # it cannot tell
+            continue  # nobody can tell
     return error

@@ -7,23 +7,22 @@ import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pvlock.engines.contract import READY, REASONS, SWITCH
+from pvlock.engines.contract import SWITCH, HostEvent
 from pvlock.engines.kvm import bpf
 from pvlock.errors import EngineError
 
 OBJECT = Path(__file__).with_name("switches.bpf.o")
 _RING_SIZE = 1 << 20
 """Bytes of records that wait to be taken: 43,690 of them."""
-_READY = REASONS.index(READY)
 
 
 class Switches:
-    """What the kernel records of the threads that are between enter and leave."""
+    """Records the switches of every thread from its call of enter() to its call of leave()."""
 
     def __init__(
         self, vcpus: int, cpus: Mapping[int, int] | None = None, ring_size: int = _RING_SIZE
     ) -> None:
-        """Load and attach the programs. `cpus` has the number that a host's CPU has in the records.
+        """Load and attach the programs. `cpus` maps a CPU of the host to its number in the records.
 
         Raises bpf.LoadError, EngineUnavailable, or EngineError.
         """
@@ -46,7 +45,7 @@ class Switches:
 
     @property
     def lost(self) -> tuple[int, ...]:
-        """By VCPU, the records that found no place, because nobody took the ones before."""
+        """How many records of each VCPU were lost because the ring was full of older ones."""
         return struct.unpack_from(f"<{self._vcpus}Q", self._lost)
 
     def enter(self, vcpu: int) -> None:
@@ -54,23 +53,23 @@ class Switches:
         self._call("enter", vcpu)
 
     def leave(self) -> None:
-        """Record that the calling thread's VCPU is off from now on, and no more of it."""
+        """Record that the calling thread's VCPU is off, and nothing of this thread after that."""
         self._call("leave", 0)
 
     def take(self, clock: Callable[[int], int]) -> bytes:
         """Return the records since the last call, packed (contract.SWITCH), each VCPU's in order.
 
-        `clock` makes the time of a record of CLOCK_MONOTONIC, in ns.
+        `clock` turns a time of CLOCK_MONOTONIC into the time of a record; both are in ns.
         """
         if self._ring is None:
             return b""
         taken = bytearray()
         last = self._last
-        for monotonic, vcpu, cpu, what in SWITCH.iter_unpack(self._ring.take()):
-            # A clock that was read anew may be behind by what it was off before.
+        for monotonic, vcpu, cpu, number in SWITCH.iter_unpack(self._ring.take()):
+            # A correction may have set the clock back.
             last[vcpu] = max(last[vcpu], clock(monotonic))
-            number = 0 if what == _READY else self._cpus.get(cpu, cpu)
-            taken += SWITCH.pack(last[vcpu], vcpu, number, what)
+            cpu = 0 if number == HostEvent.READY else self._cpus.get(cpu, cpu)
+            taken += SWITCH.pack(last[vcpu], vcpu, cpu, number)
         return bytes(taken)
 
     def close(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The host thread of a VCPU: enters the guest, hands exits on, and stops when it is told to."""
+"""The host thread of a VCPU. It enters the guest, hands exits on, and stops when it is told to."""
 
 import contextlib
 import os
@@ -30,8 +30,8 @@ class ThreadTimes:
 class VcpuThread:
     """Runs one VCPU between resume() and stop(), on some of the host's CPUs.
 
-    `on_exit` gets each exit on this thread and tells whether to go on; `on_error` gets what it, or
-    the VCPU, raised.
+    The thread calls `on_exit` with each exit, and goes on if the answer is true. It calls
+    `on_error` with whatever `on_exit` or the VCPU raises.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class VcpuThread:
         self.publisher: Publisher | None = None
         self.switches: Switches | None = None
         self.structure: int | None = None
-        """Which structure of the publisher's is this VCPU's; None: none is."""
+        """The number of this VCPU's structure in the publisher's region; None if it has none."""
         self.kicks = 0
         self._cpus = cpus
         self._on_exit, self._on_error = on_exit, on_error
@@ -65,7 +65,8 @@ class VcpuThread:
         if self._thread is None:
             name = f"pvlock-vcpu{self.vcpu.index}"
             self._thread = threading.Thread(target=self._main, name=name, daemon=True)
-            # It inherits our mask: Ctrl-C and SIGTERM are for others, and a kick is for KVM_RUN.
+            # The thread inherits this mask: Ctrl-C and SIGTERM go to other threads, and a kick can
+            # only end KVM_RUN.
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             try:
                 self._thread.start()
@@ -99,11 +100,11 @@ class VcpuThread:
         thread.join(_JOIN_SECONDS)
 
     def times(self) -> ThreadTimes:
-        """Return the thread's times so far; what was last known once it has ended."""
+        """Return the thread's times so far; after its end, the last ones that are known."""
         thread = self._thread
         if thread is not None and thread.native_id is not None:
             path = Path(f"/proc/self/task/{thread.native_id}/schedstat")
-            # It may have ended, and not every kernel keeps this record.
+            # The thread may have ended, and a kernel without CONFIG_SCHED_INFO has no such file.
             with contextlib.suppress(OSError, TypeError, ValueError):
                 self._times = ThreadTimes(*map(int, path.read_text().split()))
         return self._times
@@ -132,7 +133,7 @@ class VcpuThread:
     def _wait(self) -> bool:
         with self._state:
             while not (self._wanted or self._ended):
-                # Each time: it may have been resumed and stopped again before it woke up.
+                # Each time, as resume() and stop() may both come before this thread wakes up.
                 self._parked = True
                 self._state.notify_all()
                 self._state.wait()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One VCPU of KVM: its registers, its shared kvm_run page, and why it came back from the guest."""
+"""One VCPU of KVM: its registers, its shared kvm_run page, and why it left the guest."""
 
 import ctypes as c
 import errno
@@ -30,7 +30,7 @@ _SPSEL = 1
 
 @dataclass(frozen=True)
 class Hypercall:
-    """An HVC that the SMCCC filter forwards; PC is behind it already."""
+    """An HVC that the SMCCC filter forwards; PC is already that of the next instruction."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Mmio:
 
 @dataclass(frozen=True)
 class Undecoded:
-    """An access outside the memory at `ipa` that the CPU gives no syndrome of (STP, STXR, ...)."""
+    """An access outside memory, at `ipa`, for which the CPU gives no syndrome (STP, STXR, ...)."""
 
     ipa: int
 
@@ -72,13 +72,13 @@ class KvmVcpu:
         self._run = ioctl.Run.from_buffer(self._mapping)
 
     def close(self) -> None:
-        """Give the VCPU back; the VM goes with its last descriptor, our page with its last view."""
+        """Close the VCPU. The kernel frees the VM with the last descriptor of it and its VCPUs."""
         del self._run, self._mapping
         os.close(self.fd)
         self.fd = -1
 
     def ring(self, page: int) -> c.Structure:
-        """Return the VM's ring of coalesced writes, on `page` of what KVM shares with us."""
+        """Return the VM's ring of coalesced writes: page number `page` of what KVM shares."""
         kind = ioctl.coalesced_ring(mmap.PAGESIZE)
         return kind.from_buffer(self._mapping, page * mmap.PAGESIZE)
 
@@ -128,13 +128,13 @@ class KvmVcpu:
     def kick_with(self, signal: int) -> None:
         """Let `signal`, blocked everywhere else, end enter() with Kicked.
 
-        It stays pending until the thread takes it, so that a kick just before enter() counts too.
+        The signal stays pending until the thread takes it, so a kick just before enter() counts.
         """
         mask = ioctl.SignalMask(8, ~(1 << signal - 1) & (1 << 64) - 1)
         ioctl.must("choose a signal", self.fd, ioctl.SET_SIGNAL_MASK, mask)
 
     def enter(self) -> Exit:
-        """Run the guest until it needs something. Raises GuestFault for what nobody can give."""
+        """Run the guest until it needs something. Raises GuestFault where it cannot go on."""
         try:
             ioctl.call(self.fd, ioctl.RUN)
         except OSError as error:
@@ -165,30 +165,34 @@ class KvmVcpu:
                 raise self.fault(f"KVM exit {other}, which pvlock does not know")
 
     def complete(self, value: int) -> None:
-        """Answer the read that enter() returned; the guest gets it when it goes on."""
+        """Answer the read that enter() returned; the guest gets `value` when it goes on."""
         self._run.mmio.data[:] = list((value % 2**64).to_bytes(8, "little"))
 
     def abort(self, exit: Mmio | Undecoded | None = None) -> None:
-        """Make the access that enter() returned, or whatever is next, take an external abort."""
+        """Make the access `exit`, which enter() returned, take an external abort.
+
+        Without `exit` the next instruction takes it.
+        """
         if isinstance(exit, Mmio):
             self._forget_access()
         events = ioctl.VcpuEvents(ext_dabt_pending=1)
         ioctl.must("inject an abort", self.fd, ioctl.SET_VCPU_EVENTS, events)
 
     def _forget_access(self) -> None:
-        # KVM steps over an MMIO instruction when the VCPU next runs, and older kernels do so even
-        # when an abort is pending: the abort would name the next instruction, and a load would have
-        # changed its register. So let KVM finish, without the guest, and put everything back.
+        # KVM steps over an MMIO instruction when the VCPU next runs. Before commit e735a5da6442
+        # (Linux 6.13) it does so even when an abort is pending: the abort would name the next
+        # instruction, and a load would have changed its register. So we let KVM finish without
+        # running the guest, and then put the registers back.
         saved = {name: self.get(name) for name in ("pc", *_GENERAL)}
         self.settle()
         for name, value in saved.items():
             self.set(name, value)
 
     def settle(self) -> None:
-        """Finish the access that enter() returned, without the guest.
+        """Finish the access that enter() returned, without running the guest.
 
-        Until then KVM's registers are those of before it: it steps over the instruction, and a load
-        gets its value, when the VCPU next runs.
+        Until then the registers are those from before the access. KVM steps over the instruction,
+        and gives a load its value, only when KVM_RUN is called again.
         """
         self._run.immediate_exit = 1
         try:
@@ -212,7 +216,7 @@ class KvmVcpu:
         """Return the error that says where this VCPU was when `reason` ended it."""
         try:
             pc = self.get("pc")
-        except EngineError:  # of a VCPU in a state that KVM refuses
+        except EngineError:  # KVM may refuse the registers of a VCPU that has failed
             pc = 0
         return GuestFault(self.index, pc, reason)
 

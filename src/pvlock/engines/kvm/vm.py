@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A VM of KVM: memory slots, VCPUs, the in-kernel GICv3, and the calls that come to us."""
+"""A VM of KVM: memory slots, VCPUs, the in-kernel GICv3, and the calls that the kernel forwards."""
 
 import ctypes as c
 import errno
@@ -15,11 +15,11 @@ from pvlock.errors import ConfigError, EngineError, EngineUnavailable
 from pvlock.memory import MemorySlot, fence
 
 _INTERRUPTS = 64
-"""As the emulator's GIC: 32 of each VCPU, 32 of devices."""
+"""As many as the emulator's GIC has: 32 for each VCPU, and 32 for devices."""
 _LEAST_IPA_BITS = 32
 _OTHER_DESCRIPTORS = 256
 _ALWAYS_IPA_BITS = 40
-"""What a KVM has that cannot be asked."""
+"""The address bits of guests where KVM has no KVM_CAP_ARM_VM_IPA_SIZE."""
 _SPI = 1 << 24  # KVM_ARM_IRQ_TYPE_SPI in KVM_IRQ_LINE
 
 
@@ -97,7 +97,10 @@ class KvmVm:
         self._page = None
 
     def forward_pvlock(self) -> None:
-        """Have the two PV-lock calls come to us, before any VCPU runs (kernel 6.4 or newer)."""
+        """Have the kernel forward the two PV-lock calls to us; call it before any VCPU runs.
+
+        Raises EngineUnavailable before Linux 6.4, which has the SMCCC filter (commit 821d935c87bc).
+        """
         wanted = ioctl.SmcccFilter(abi.PV_LOCK_FEATURES, 2, ioctl.SMCCC_FILTER_FWD_TO_USER)
         argument = ioctl.device_attr(ioctl.VM_SMCCC_CTRL, ioctl.VM_SMCCC_FILTER, wanted)
         try:
@@ -115,10 +118,10 @@ class KvmVm:
         ioctl.must("set an interrupt line", self.fd, ioctl.IRQ_LINE, line)
 
     def show(self, ipa: int, page: bytes | None) -> None:
-        """Map `page` at `ipa`, read-only, in a slot of its own; None: unmap it.
+        """Map `page` at `ipa`, read-only, in a slot of its own; None unmaps it.
 
-        A guest may read it past the caches, as it reads devices. KVM cleans a page when it maps it,
-        so what is in it must not change while it is there.
+        The guest takes the page for a device and may read it past the caches. KVM cleans a page
+        from the caches when it maps it, so the page must not change while it is mapped.
         """
         if page is not None and len(page) != mmap.PAGESIZE:
             return
@@ -177,7 +180,7 @@ class KvmVm:
 
     def _coalesce(self, registers: Sequence[int]) -> None:
         page = ioctl.call(self.fd, ioctl.CHECK_EXTENSION, ioctl.CAP_COALESCED_MMIO)
-        if page <= 0:  # every write is an exit of its own, then
+        if page <= 0:  # then every write is an exit of its own
             return
         for ipa in registers:
             zone = ioctl.CoalescedZone(ipa, 4, 0)
@@ -194,9 +197,9 @@ class KvmVm:
 
 
 def _allow_descriptors(vcpus: int) -> None:
-    """Raise this process's own limit: 512 VCPUs need more descriptors than most shells allow.
+    """Raise this process's limit of descriptors: 512 VCPUs need more than most shells allow.
 
-    Each has two: its own, and one that Python keeps with the mapping.
+    A VCPU takes two: its own, and the copy that Python keeps with the mapping.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < 2 * vcpus + _OTHER_DESCRIPTORS:
@@ -204,10 +207,10 @@ def _allow_descriptors(vcpus: int) -> None:
 
 
 def ipa_bits(kvm: int, slots: Sequence[MemorySlot] = ()) -> int:
-    """Return the width of guest addresses to ask for: what `slots` need, and no more.
+    """Return how many bits the guest's addresses need to reach all of `slots`.
 
-    The fewer they are, the fewer levels of tables a CPU walks where it has no TLB entry. Raises
-    ConfigError when this host has not as many.
+    With fewer bits a CPU walks fewer levels of tables after a TLB miss. Raises ConfigError when
+    guests on this host cannot have as many.
     """
     end = max((slot.end for slot in slots), default=0)
     bits = max((end - 1).bit_length(), _LEAST_IPA_BITS)
@@ -218,7 +221,7 @@ def ipa_bits(kvm: int, slots: Sequence[MemorySlot] = ()) -> int:
 
 
 def supported(fd: int, capability: int) -> int:
-    """Return what KVM_CHECK_EXTENSION says of a capability: 0 is no."""
+    """Return what KVM_CHECK_EXTENSION says of a capability; 0 means no."""
     try:
         return ioctl.call(fd, ioctl.CHECK_EXTENSION, capability)
     except OSError as error:

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* The structures that vcpu.py restates, so that it can compare them when it starts. */
+#include "emulator.h"
+
+struct field {
+	const char *name;	/* STRUCT.FIELD, or STRUCT; NULL ends the table */
+	uint32_t offset, size;
+};
+
+#define WHOLE(s) { #s, 0, sizeof(struct s) }
+#define FIELD(s, f) { #s "." #f, offsetof(struct s, f), sizeof(((struct s *)0)->f) }
+
+EXPORT const struct field *struct_layout(void)
+{
+	static const struct field fields[] = {
+		WHOLE(timer), FIELD(timer, ctl), FIELD(timer, cval),
+		WHOLE(seen), FIELD(seen, key), FIELD(seen, size), FIELD(seen, flags),
+		WHOLE(tlbi), FIELD(tlbi, value), FIELD(tlbi, reg),
+		WHOLE(vcpu), FIELD(vcpu, cpu), FIELD(vcpu, env), FIELD(vcpu, vm), FIELD(vcpu, time),
+		FIELD(vcpu, instructions), FIELD(vcpu, pc), FIELD(vcpu, mpidr), FIELD(vcpu, exit),
+		FIELD(vcpu, error), FIELD(vcpu, esr), FIELD(vcpu, index), FIELD(vcpu, far),
+		FIELD(vcpu, ipa), FIELD(vcpu, big_endian),
+		FIELD(vcpu, fault_pc), FIELD(vcpu, fault_far), FIELD(vcpu, fault_esr),
+		FIELD(vcpu, line), FIELD(vcpu, asleep), FIELD(vcpu, trap_wfe), FIELD(vcpu, event),
+		FIELD(vcpu, flush), FIELD(vcpu, timer), FIELD(vcpu, event_since),
+		FIELD(vcpu, monitored), FIELD(vcpu, stop), FIELD(vcpu, block), FIELD(vcpu, tag),
+		FIELD(vcpu, flags), FIELD(vcpu, waiting), FIELD(vcpu, exclusive),
+		FIELD(vcpu, queued), FIELD(vcpu, tlbi), FIELD(vcpu, code_pages), FIELD(vcpu, seen),
+		WHOLE(cpu), FIELD(cpu, vcpu), FIELD(cpu, now), FIELD(cpu, deadline),
+		WHOLE(slot), FIELD(slot, ipa), FIELD(slot, size), FIELD(slot, host),
+		FIELD(slot, readonly), WHOLE(vm), FIELD(vm, uc), FIELD(vm, vcpus), FIELD(vm, gic),
+		FIELD(vm, slots), FIELD(vm, slot_count), FIELD(vm, count),
+		FIELD(vm, can_yield), FIELD(vm, exit_ns), FIELD(vm, exception_ns),
+		FIELD(vm, maintenance_ns), FIELD(vm, sysreg_ns), FIELD(vm, wakes), FIELD(vm, pauth),
+		FIELD(vm, running), FIELD(vm, timer_due), FIELD(vm, exits), FIELD(vm, current),
+		FIELD(vm, pristine),
+		{ NULL, 0, 0 },
+	};
+
+	return fields;
+}
