@@ -29,7 +29,7 @@ def test_starved_by_others(may_watch: None, cpu: int) -> None:
     """It names who had the CPU, and the CPUs that it may use."""
     with workers(3, "rival", cpu) as rivals:
         for each in rivals:
-            each.do("spin 60")
+            each.do("spin 120")
         found = verdict(rivals[0].pid)
     assert answers(found)[0] == "yes" and answers(found)[2] == "no"
     assert "its host had no CPU for it" in str(found["verdict"])
@@ -49,7 +49,7 @@ def test_throttled_by_its_quota(watcher: Watcher, cpu: int) -> None:
         (group / "cgroup.procs").write_text(str(poor.pid))
         limit = cgroup.of(poor.pid)
         assert limit is not None and limit.quota == 0.1 and limit.path == f"/{group.name}"
-        poor.do("spin 60")
+        poor.do("spin 120")
         found = verdict(poor.pid)
         poor.end()
     assert answers(found)[1:] == ("yes", "no")

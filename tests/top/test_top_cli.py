@@ -63,7 +63,7 @@ def give_up_rights() -> None:
 def test_a_table(may_watch: None, cpu: int) -> None:
     with workers(3, "crowd", cpu) as crowd:
         for each in crowd:
-            each.do("spin 15")
+            each.do("spin 120")
         done = run("--threads", "crowd*", "--once", "--interval", "2s", "--vcpus")
     assert done.returncode == 0, done.stderr
     assert "3 processes, 3 threads; " in done.stdout
@@ -80,7 +80,7 @@ def test_json_and_csv_say_the_same(may_watch: None, cpu: int) -> None:
     fields = ("running_ns", "ready_ns", "throttled_ns", "blocked_ns", "gap_longest_ns")
     with workers(2, "pair", cpu) as pair:
         for each in pair:
-            each.do("spin 30")
+            each.do("spin 120")
         arguments = ("--threads", "pair*", "--once", "--interval", "500ms")
         found = run(*arguments, "--json")
         records = [json.loads(line) for line in found.stdout.splitlines()]
@@ -122,7 +122,7 @@ def test_without_rights(cpu: int) -> None:
     """It says what it cannot tell, in one line, and tells the rest."""
     with workers(2, "plain", cpu) as plain:
         for each in plain:
-            each.do("spin 30")
+            each.do("spin 120")
         arguments = ("--threads", "plain*", "--once", "--interval", "3s", "--json")
         done = run(*arguments, before=give_up_rights)
     assert done.returncode == 0

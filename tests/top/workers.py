@@ -3,8 +3,10 @@
 
 import contextlib
 import os
+import select
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -12,6 +14,7 @@ from typing import Self
 from pvlock.top import proc
 
 WORKER = Path(__file__).with_name("worker.py")
+PATIENCE_S = 60
 
 
 class Worker:
@@ -33,9 +36,23 @@ class Worker:
         self._process.stdin.flush()
 
     def done(self) -> None:
-        """Wait until it has done it."""
+        """Wait until it has done it, and sleeps again."""
         assert self._process.stdout is not None
         assert self._process.stdout.readline()
+        until = time.monotonic() + PATIENCE_S
+        while not self._sleeps():
+            assert time.monotonic() < until
+            time.sleep(0.001)
+
+    def _sleeps(self) -> bool:
+        """Tell whether it is off its CPU, in a system call on its standard input."""
+        call = Path(f"/proc/{self.pid}/syscall").read_text().split()
+        return call[1:2] == ["0x0"]
+
+    def is_done(self) -> bool:
+        """Tell whether done() would return at once."""
+        assert self._process.stdout is not None
+        return bool(select.select([self._process.stdout], [], [], 0)[0]) and self._sleeps()
 
     def switches(self) -> int:
         status = proc.status(self.pid)
