@@ -131,6 +131,7 @@ def build_helper() -> None:
     target = ["-target", f"{machine}-linux-gnu.2.28"] if glibc else []
     link = ["-Wl,-undefined,dynamic_lookup"] if mac else []
     command = [*ZIG_CC, *target, *WARNINGS, "-O2", "-g0", "-s", "-shared", "-fPIC"]
+    command += ["-fomit-frame-pointer"]
     command += ["-fvisibility=hidden", "-fno-sanitize=all", *link, "-I", str(include)]
     sources = map(str, sorted((ROOT / "native").glob("*.c")))
     subprocess.run([*command, *sources, "-o", str(output)], check=True)
@@ -148,6 +149,9 @@ class CustomBuildHook(Hook):  # type: ignore[type-arg]
         build_conformance()
         build_publisher()
         build_helper()
+        if version != "editable":
+            # There, pvlock.kernel.series finds it where it is.
+            build_data["force_include"][str(ROOT / "linux")] = "pvlock/kernel/linux"
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{_platform_tag()}"
 

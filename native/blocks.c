@@ -7,21 +7,22 @@
  * VCPU overshoots the end of its quantum by at most the rest of a block; settle() corrects the
  * count where an exception ended the block early.
  *
- * Some instructions mean something to us that QEMU does nothing for: WFE, SEV, SEVL, ERET, and
- * loads that arm the exclusive monitor. look_at() finds them when a block is first seen, and
- * look_back() does what they mean when the next block begins.
+ * Some instructions mean something to us that QEMU does nothing for: WFE, SEV, SEVL, ERET, loads
+ * that arm the exclusive monitor, and the one that unmasks debug exceptions. look_at() finds them
+ * when a block is first seen, and look_back() does what they mean when the next block begins.
  */
 #include "qemu.h"
 
 #define WFE_INSN 0xd503205fu
 #define SEV_INSN 0xd503209fu
 #define SEVL_INSN 0xd50320bfu
+#define IS_DAIFCLR_D(insn) (((insn) & 0xfffff8ffu) == 0xd50340ffu + (8u << 8))
 #define IS_ERET(insn) ((insn) >> 12 == 0xd69f0u)	/* ERET, ERETAA, ERETAB */
 #define IS_EXCLUSIVE_LOAD(insn) (((insn) & 0x3fc00000u) == 0x08400000u)
 #define SCTLR_NTWE (1u << 18)
 
 /* `flags` of a block; the size of an exclusive load, in bytes, stands from bit 8 on. */
-enum { ENDS_IN_WFE = 1, ENDS_IN_ERET = 2, HAS_SEVL = 4, HAS_SEV = 8 };
+enum { ENDS_IN_WFE = 1, ENDS_IN_ERET = 2, HAS_SEVL = 4, HAS_SEV = 8, UNMASKS_DEBUG = 16 };
 
 void leave(struct vcpu *v, enum exit_reason reason)
 {
@@ -37,18 +38,23 @@ static uint32_t page_bit(uint64_t address, uint32_t *word)
 	return hash & 63;
 }
 
+static void forget_half(struct vcpu *v, bool upper)
+{
+	v->tag[upper] = v->tag[upper] * 0x5851f42d4c957f2du + 0x14057b7ef767814fu;
+	memset(v->code_pages[upper], 0, sizeof(v->code_pages[upper]));
+}
+
 /* The user half of the address space is another one, or other code is in it. */
 void forget_space(struct vcpu *v)
 {
-	v->tag[0] = v->tag[0] * 0x5851f42d4c957f2du + 0x14057b7ef767814fu;
-	memset(v->code_pages, 0, sizeof(v->code_pages));
+	forget_half(v, false);
 }
 
 void forget_code(struct vm *vm)
 {
 	for (uint32_t i = 0; i < vm->count; i++) {
-		forget_space(vm->vcpus[i]);
-		vm->vcpus[i]->tag[1] += 0x14057b7ef767814fu;
+		forget_half(vm->vcpus[i], false);
+		forget_half(vm->vcpus[i], true);
 	}
 }
 
@@ -56,36 +62,85 @@ void forget_code(struct vm *vm)
 void forget_page(struct vcpu *v, uint64_t address)
 {
 	uint32_t word, bit = page_bit(address, &word);
+	bool upper = address >> 63;
 
-	if (v->code_pages[word] >> bit & 1) {
-		forget_space(v);
-		v->tag[1] += 0x14057b7ef767814fu;
-	}
+	if (v->code_pages[upper][word] >> bit & 1)
+		forget_half(v, upper);
 }
 
-static SELDOM void look_at(struct vcpu *v, struct seen *s, uint64_t key, uint64_t pc, uint32_t size)
+/* Of one instruction. */
+static uint32_t flags_of(uint32_t insn)
 {
-	/* A block does not leave its page. */
-	const uint32_t *code = host_address(v, pc, MMU_FETCH);
-	uint32_t n = code ? size / 4 : 0, word, bit = page_bit(pc, &word);
-
-	v->code_pages[word] |= 1ull << bit;
-	s->key = key;
-	s->size = size;
-	s->flags = 0;
-	for (uint32_t i = 0; i < n; i++) {
-		if (IS_EXCLUSIVE_LOAD(code[i]))
-			s->flags = (s->flags & 0xff) | 1 << (code[i] >> 30) << 8;
-		else if (code[i] == SEVL_INSN)
-			s->flags |= HAS_SEVL;
-		else if (code[i] == SEV_INSN)
-			s->flags |= HAS_SEV;
+	if (IS_EXCLUSIVE_LOAD(insn))
+		return 1 << (insn >> 30) << 8;
+	if (IS_ERET(insn))
+		return ENDS_IN_ERET;
+	switch (insn) {
+	case WFE_INSN: return ENDS_IN_WFE;
+	case SEVL_INSN: return HAS_SEVL;
+	case SEV_INSN: return HAS_SEV;
 	}
-	/* A WFE and an ERET always end their block. */
-	if (n && IS_ERET(code[n - 1]))
-		s->flags |= ENDS_IN_ERET;
-	if (n && code[n - 1] == WFE_INSN)
-		s->flags |= ENDS_IN_WFE;
+	if (IS_DAIFCLR_D(insn))
+		return UNMASKS_DEBUG;
+	return 0;
+}
+
+/*
+ * Most pages of code are plain: they have no instruction with flags. An entry of `pages` has the
+ * number of the page and its address space, and in bit 0 whether it is plain.
+ */
+static inline uint64_t page_of(const struct vcpu *v, uint64_t pc)
+{
+	return ((pc >> 12) + v->tag[pc >> 63]) << 1;
+}
+
+static bool is_plain(struct vcpu *v, uint64_t pc)
+{
+	uint64_t *entry = &v->pages[pc >> 12 & (PAGES - 1)], page = page_of(v, pc);
+	const uint32_t *code;
+	uint32_t word, bit;
+
+	if ((*entry & ~1ull) == page)
+		return *entry & 1;
+	code = host_address(v, pc & -4096ull, MMU_FETCH);
+	if (!code)
+		return false;
+	bit = page_bit(pc, &word);
+	v->code_pages[pc >> 63][word] |= 1ull << bit;
+	*entry = page | 1;
+	for (int i = 0; i < 1024; i++)
+		if (flags_of(code[i]))
+			*entry = page;
+	return *entry & 1;
+}
+
+/*
+ * An entry of `seen` has what the block is in its upper 48 bits, a hash of its address and address
+ * space and its size, and the flags in the lower 16.
+ */
+static uint64_t identity(uint64_t key, uint32_t size)
+{
+	return ((key ^ key >> 32) << 32) | (uint64_t)(uint16_t)size << 16;
+}
+
+static uint32_t look_at(struct vcpu *v, uint64_t pc, uint32_t size)
+{
+	uint64_t *seen = &v->seen[pc >> 2 & (SEEN - 1)];
+	uint64_t block = identity(pc + v->tag[pc >> 63], size);
+	const uint32_t *code;
+	uint32_t flags = 0;
+
+	if (!((*seen ^ block) >> 16))
+		return (uint16_t)*seen;
+	/* A block does not leave its page. */
+	code = host_address(v, pc, MMU_FETCH);
+	for (uint32_t i = 0; code && i < size / 4; i++) {
+		uint32_t one = flags_of(code[i]);
+
+		flags = (one >> 8 ? flags & 0xff : flags) | one;
+	}
+	*seen = block | flags;
+	return flags;
 }
 
 /* A WFE at EL0 that SCTLR_EL1.nTWE does not allow. */
@@ -110,17 +165,23 @@ uint32_t take_flags(struct vcpu *v)
 		send_event(v->vm);
 	if (flags & HAS_SEVL)
 		v->event = 1;
-	return flags & (ENDS_IN_WFE | ENDS_IN_ERET);
+	return flags & (ENDS_IN_WFE | ENDS_IN_ERET | UNMASKS_DEBUG);
 }
 
 /*
- * Do what instructions of the block before mean; true: the VCPU does not go on with this block.
- * Its flags may be out of date where code was changed without an IC. Nothing then breaks but time.
+ * Do what instructions of the block before mean; true: the VCPU leaves, or goes on elsewhere. The
+ * flags may be out of date where code was changed without an IC. Nothing then breaks but time.
  */
-static SELDOM bool look_back(struct vcpu *v)
+static bool look_back(struct vcpu *v)
 {
 	uint32_t flags = take_flags(v);
 
+	if (flags & UNMASKS_DEBUG && mdscr_of(v) & MDSCR_SS) {
+		/* QEMU has translated what comes next as if there were no software step. */
+		arm_rebuild_hflags_aarch64(v->env);
+		set_env64(v, ENV_PC, v->pc);
+		return true;
+	}
 	if (flags & ENDS_IN_ERET) {
 		v->event = 1;
 		if (env32(v, ENV_PSTATE) & PSTATE_IL) { /* QEMU sets it, and goes on */
@@ -138,49 +199,55 @@ static SELDOM bool look_back(struct vcpu *v)
 		return wait_for_event(v);
 	v->event = 1;		/* the hypervisor's return to the guest sets it */
 	if (v->vm->can_yield) {
-		leave(v, EXIT_WFE);
+		v->exit = EXIT_WFE;
 		return true;
 	}
 	v->time += v->vm->exit_ns; /* it traps all the same, for nothing */
 	return false;
 }
 
-/* Go on where env says: what was about to run does not. */
+/*
+ * Go on where env says, or stop if the VCPU is to leave: what was about to run does not. The engine
+ * would find out by itself, and search for the block to know the PC, which is right already.
+ */
 static void __attribute__((noreturn)) restart(struct vcpu *v)
 {
-	if (v->exit == EXIT_LOST)
-		leave(v, EXIT_LOST);
+	if (v->exit != EXIT_NONE)
+		uc_emu_stop(v->vm->uc);
 	cpu_loop_exit_noexc_aarch64(v->cpu);
 }
 
-void on_block(uc_engine *uc, uint64_t pc, uint32_t size, struct vm *vm)
+static SELDOM void look_closer(struct vcpu *v, uint64_t pc, uint32_t size)
 {
-	struct vcpu *v = vm->current;
-	struct seen *s = &v->seen[pc >> 2 & (SEEN - 1)];
-	uint64_t key = pc + v->tag[pc >> 63];
-
-	(void)uc;
-	v->time += v->block;
-	v->instructions += v->block;
 	v->block = 0;
-	v->pc = pc;
-	if (v->flags && look_back(v)) {
-		if (v->exit != EXIT_NONE && v->exit != EXIT_LOST)
-			return;	/* the engine stops before this block */
+	if (v->flags && look_back(v))
 		restart(v);
-	}
 	if (v->time >= v->stop || pc & 3) {
-		leave(v, v->exit == EXIT_NONE ? EXIT_EDGE : v->exit);
-		return;
+		if (v->exit == EXIT_NONE)
+			v->exit = EXIT_EDGE;
+		restart(v);
 	}
 	if (v->line && interrupt_due(v)) {
 		take_interrupt(v);
 		restart(v);
 	}
-	if (s->key != key || s->size != size)
-		look_at(v, s, key, pc, size);
-	v->flags = s->flags;
+	v->flags = is_plain(v, pc) ? 0 : look_at(v, pc, size);
 	v->block = size >= 4 ? size / 4 : 1;
+}
+
+void on_block(uc_engine *uc, uint64_t pc, uint32_t size, struct vm *vm)
+{
+	struct vcpu *v = vm->current;
+
+	(void)uc;
+	v->time += v->block;
+	v->instructions += v->block;
+	v->pc = pc;
+	v->block = size / 4;
+	/* All that nearly every block needs: the rest is elsewhere, so that this needs no stack. */
+	if (v->flags | v->line | (pc & 3) || v->time >= v->stop ||
+	    v->pages[pc >> 12 & (PAGES - 1)] != (page_of(v, pc) | 1))
+		look_closer(v, pc, size);
 }
 
 /* The block ended at `pc`, or is interrupted there. */

@@ -45,13 +45,8 @@ struct timer {
 	uint64_t ctl, cval;
 };
 
-/* What on_block() must know of a block of code beforehand; see blocks.c. */
-struct seen {
-	uint64_t key;		/* its PC, and which address space that is in */
-	uint32_t size, flags;
-};
-
-#define SEEN 1024
+#define PAGES 4096
+#define SEEN 16384
 #define QUEUED_TLBI 16
 
 struct tlbi {
@@ -60,39 +55,44 @@ struct tlbi {
 };
 
 struct vcpu {
-	void *cpu;		/* QEMU's CPUState */
-	uint8_t *env;		/* QEMU's CPUARMState, inside of it */
-	struct vm *vm;
+	/* what each block looks at */
 	uint64_t time;		/* ns, at the start of the current block */
+	uint64_t stop;		/* ns: run no further */
 	uint64_t instructions;	/* executed so far */
 	uint64_t pc;		/* of the current block; after an exit, of the exit */
-	uint64_t mpidr;
+	uint32_t block;		/* instructions of the current block, not yet counted */
+	uint32_t flags;		/* of the block before */
+	uint64_t tag[2];	/* which code user and kernel addresses stand for */
+	uint32_t line;		/* LINE_*: what the GIC signals */
+	uint32_t exit;
+	uint8_t *env;		/* QEMU's CPUARMState */
+	void *cpu;		/* QEMU's CPUState, which it is inside of */
+	struct vm *vm;
 	/* the exit */
-	uint32_t exit, error;
-	uint32_t esr, index;
+	uint32_t error, esr;
 	uint64_t far, ipa;
+	uint64_t mpidr;
+	uint32_t index;
 	uint32_t big_endian;	/* the access that aborted */
 	/* the exception before a lost one: the guest's first trouble */
 	uint64_t fault_pc, fault_far;
 	uint32_t fault_esr;
 	/* input */
-	uint32_t line;		/* LINE_*: what the GIC signals */
 	uint32_t asleep;	/* blocked by WFI: a rising line must be told */
 	uint32_t trap_wfe;	/* HCR_EL2.TWE, as it was set when the VCPU got its CPU */
 	uint32_t event;		/* the event register */
 	uint32_t flush;
+	uint32_t waiting;	/* in WFE: on its CPU, and executes nothing */
 	struct timer timer[TIMERS];
 	/* private */
 	uint64_t event_since;	/* ns: the event register was last cleared */
 	uint64_t *monitored;	/* host address that an LDXR armed the monitor for, while waiting */
-	uint64_t stop, block, tag[2];
-	uint32_t flags;		/* of the block before */
-	uint32_t waiting;	/* in WFE: on its CPU, and executes nothing */
 	uint32_t exclusive;	/* bytes that the last LDXR loaded */
 	uint32_t queued;	/* used entries of `tlbi` */
 	struct tlbi tlbi[QUEUED_TLBI];
-	uint64_t code_pages[64]; /* pages that `seen` has code of, hashed */
-	struct seen seen[SEEN];
+	uint64_t code_pages[2][64]; /* pages that `pages` has, hashed: user, kernel */
+	uint64_t pages[PAGES];	/* pages of code that were looked at: see blocks.c */
+	uint64_t seen[SEEN];	/* blocks of those that are not plain */
 };
 
 /* A simulated CPU of the host. */
@@ -124,6 +124,7 @@ struct vm {
 	uint64_t timer_due;	/* ns: no timer fires before */
 	uint64_t exits[EXIT_REASONS]; /* those answered in C */
 	/* private */
+	uint32_t code_flushes;	/* how often code was thrown away, when a VCPU was last stepped */
 	struct vcpu *current;
 	uint8_t *pristine;	/* CPUARMState of a VCPU that has not run */
 };
@@ -131,6 +132,7 @@ struct vm {
 #define KEY(op0, op1, crn, crm, op2) ((op0) << 14 | (op1) << 11 | (crn) << 7 | (crm) << 3 | (op2))
 
 enum sysreg {
+	MDSCR_EL1 = KEY(2, 0, 0, 2, 2),
 	MPIDR_EL1 = KEY(3, 0, 0, 0, 5),
 	ID_AA64PFR0_EL1 = KEY(3, 0, 0, 4, 0),
 	ID_AA64ZFR0_EL1 = KEY(3, 0, 0, 4, 4),
@@ -157,7 +159,13 @@ enum sysreg {
 	CNTV_CTL_EL0 = KEY(3, 3, 14, 3, 1),
 	CNTV_CVAL_EL0 = KEY(3, 3, 14, 3, 2),
 	VMPIDR_EL2 = KEY(3, 4, 0, 0, 5),
+	CNTPS_TVAL_EL1 = KEY(3, 7, 14, 2, 0),
+	CNTPS_CTL_EL1 = KEY(3, 7, 14, 2, 1),
+	CNTPS_CVAL_EL1 = KEY(3, 7, 14, 2, 2),
 };
+
+#define MDSCR_SS 1u
+#define MDSCR_TDCC (1u << 12)
 
 #define PSTATE_EL1H 0x5u
 #define PSTATE_EL 0xcu
@@ -210,6 +218,7 @@ void define_registers(struct vm *vm);
 void leave_at_block_end(struct vcpu *v, enum exit_reason reason);
 void update_lines(struct vm *vm);
 void tell_lines(struct vcpu *v);
+uint64_t mdscr_of(const struct vcpu *v);
 
 /* maintenance.c */
 void define_maintenance(struct vm *vm);

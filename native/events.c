@@ -78,7 +78,7 @@ bool wait_for_event(struct vcpu *v)
 		return false;
 	v->event_since = v->time;
 	v->waiting = 1;
-	leave(v, EXIT_EDGE);
+	v->exit = EXIT_EDGE;
 	return true;
 }
 

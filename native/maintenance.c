@@ -28,27 +28,48 @@ static bool is_by_address(const struct reginfo *r)
 	return r->op2 & 1 || r->op2 == 7;
 }
 
+static uint64_t address_of(uint64_t operand)
+{
+	return (uint64_t)((int64_t)(operand << 20) >> 8);
+}
+
+/*
+ * Whether more may have to go than the 4 KiB that QEMU would forget. It knows the size of blocks
+ * that walk.c found, but not that of a page of 16 KiB: through stage 2, it has four of them.
+ */
+static bool has_large_pages(const struct vcpu *v, uint64_t address)
+{
+	uint64_t tcr = env64(v, ENV_TCR_EL1);
+
+	return is_user_address(address) ? tcr >> 14 & 3 : (tcr >> 30 & 3) != 2;
+}
+
 static void on_tlbi(void *env, const struct reginfo *r, uint64_t value)
 {
 	struct vcpu *v = vcpu_of(env);
 	struct vm *vm = v->vm;
+	bool whole = false;
 
 	pay(v);
 	for (uint32_t i = 0; i < vm->count; i++) {
 		struct vcpu *other = vm->vcpus[i];
+		bool all = is_by_address(r) && has_large_pages(other, address_of(value));
 
-		if (is_by_address(r))
-			forget_page(other, (uint64_t)((int64_t)(value << 20) >> 8));
+		if (is_by_address(r) && !all)
+			forget_page(other, address_of(value));
 		else
 			forget_space(other);
 		if (other == v)
-			continue;
-		if (other->queued == QUEUED_TLBI)
+			whole = all;
+		else if (all || other->queued == QUEUED_TLBI)
 			other->flush |= FLUSH_TLB;
 		else if (!(other->flush & FLUSH_TLB))
 			other->tlbi[other->queued++] = (struct tlbi){ value, r };
 	}
-	write_tlbi[place(r)](env, r, value);
+	if (whole)
+		tlb_flush_aarch64(v->cpu);
+	else
+		write_tlbi[place(r)](env, r, value);
 	/* At the end of this block, which is where an ISB takes effect at the latest. */
 }
 
@@ -122,20 +143,25 @@ void flush(struct vcpu *v)
 			write_tlbi[place(r)](v->env, r, v->tlbi[i].value);
 		}
 	v->queued = 0;
-	if (v->flush & FLUSH_CODE) {
+	if (v->flush & FLUSH_CODE)
 		tb_flush_aarch64(v->cpu);
-		for (uint32_t i = 0; i < v->vm->count; i++)
-			qemu_forget_jumps(v->vm->vcpus[i]);
-	}
 	v->flush = 0;
 }
 
 /*
- * Throw translated code away before QEMU does: it would, where its buffer is full, and leave other
- * VCPUs with jumps to what is gone.
+ * Throw translated code away before QEMU does, where its buffer is nearly full. QEMU still does in
+ * a long quantum, and tells only the CPU that runs: the others must not jump to what is gone.
  */
 void watch_code_buffer(struct vcpu *v)
 {
-	if (qemu_code_size(v->vm->uc) > qemu_code_capacity(v->vm->uc) / 8 * 7)
+	struct vm *vm = v->vm;
+	uint32_t flushes = qemu_code_flushes(vm->uc);
+
+	if (flushes != vm->code_flushes) {
+		vm->code_flushes = flushes;
+		for (uint32_t i = 0; i < vm->count; i++)
+			qemu_forget_jumps(vm->vcpus[i]);
+	}
+	if (qemu_code_size(vm->uc) > qemu_code_capacity(vm->uc) / 8 * 7)
 		v->flush |= FLUSH_CODE;
 }

@@ -16,6 +16,7 @@ enum { UC_TCG = 768, UC_SEARCHED = 4096, CPU_SEARCHED = 1024, TCG_SEARCHED = 655
 enum { CPU_JUMPS = -41496 };	/* CPUState.tb_jmp_cache, seen from CPUARMState */
 
 static size_t uc_cpu;		/* offset of `cpu` in the engine, found by experiment */
+static size_t tcg_flushes;	/* offset of a count in the translator, found by experiment */
 ptrdiff_t cpu_env;
 
 /* Whether memory can be read: the kernel refuses to write what cannot. */
@@ -160,6 +161,30 @@ static const char *check_exceptions(uc_engine *uc, struct vcpu *v)
 	return error;
 }
 
+/* Find the u32 that counts how often translated code was thrown away, by doing it. */
+static bool find_flushes(struct vcpu *v, const uint8_t *tcg)
+{
+	uint8_t *before = malloc(TCG_SEARCHED);
+	size_t found = 0, at;
+	uint32_t old, new;
+
+	if (!before)
+		return false;
+	memcpy(before, tcg, TCG_SEARCHED);
+	for (uint32_t n = 0; n < 5; n++)
+		tb_flush_aarch64(v->cpu);
+	for (at = 0; at < TCG_SEARCHED; at += 4) {
+		memcpy(&old, before + at, 4);
+		memcpy(&new, tcg + at, 4);
+		if (new == old + 5) {
+			tcg_flushes = at;
+			found++;
+		}
+	}
+	free(before);
+	return found == 1;
+}
+
 /*
  * Find the CPU of an engine in which nothing ran yet, and compare what qemu.h says with what the
  * API says. NULL, or what differs.
@@ -199,7 +224,7 @@ const char *qemu_locate(uc_engine *uc, struct vcpu *first)
 		return "what fills the TLB";
 	tcg = *(void **)((char *)uc + UC_TCG);
 	if (!is_pointer((uint64_t)tcg) || !readable(tcg, TCG_SEARCHED) ||
-	    qemu_code_size(uc) > qemu_code_capacity(uc))
+	    qemu_code_size(uc) > qemu_code_capacity(uc) || !find_flushes(first, tcg))
 		return "the translator";
 	error = check_exceptions(uc, first);
 	if (error)
@@ -260,6 +285,12 @@ struct reginfo *qemu_register(const struct vcpu *v, uint32_t key)
 size_t qemu_code_size(uc_engine *uc)
 {
 	return tcg_code_size_aarch64(*(void **)((char *)uc + UC_TCG));
+}
+
+/* How often all translated code was thrown away. */
+uint32_t qemu_code_flushes(uc_engine *uc)
+{
+	return *(uint32_t *)(*(char **)((char *)uc + UC_TCG) + tcg_flushes);
 }
 
 size_t qemu_code_capacity(uc_engine *uc)

@@ -89,7 +89,8 @@ struct reginfo {
 enum { STATE_AA64 = 1 };
 enum { REG_CONST = 0x2, REG_OVERRIDE = 0x10, REG_IO = 0x40, REG_NO_RAW = 0x80,
        REG_RAISES = 0x8000 /* PC is right when it is read or written */ };
-enum { EL1_R = 0xa8, EL1_W = 0x54, EL1_RW = 0xfc, NOBODY = 0 };
+enum { ACCESS_OK, ACCESS_TRAPS };
+enum { EL0_R = 0xaa, EL1_R = 0xa8, EL1_W = 0x54, EL1_RW = 0xfc, NOBODY = 0 };
 
 void arm_cpu_do_interrupt_aarch64(void *cpu);
 bool arm_cpu_tlb_fill_aarch64(void *cpu, uint64_t address, int size, int access, int mmu,
@@ -117,6 +118,7 @@ void qemu_forget_jumps(struct vcpu *v);
 struct reginfo *qemu_register(const struct vcpu *v, uint32_t key);
 size_t qemu_code_size(uc_engine *uc);
 size_t qemu_code_capacity(uc_engine *uc);
+uint32_t qemu_code_flushes(uc_engine *uc);
 uint64_t get_sysreg(struct vcpu *v, uint32_t key);
 void set_sysreg(struct vcpu *v, uint32_t key, uint64_t value);
 

@@ -167,11 +167,16 @@ static void offer(struct vm *vm, struct vcpu *first)
 	is_undefined(first, ZCR_EL1);
 	is_undefined(first, RNDR);
 	is_undefined(first, RNDRRS);
+	/* The timer of EL3. */
+	is_undefined(first, CNTPS_TVAL_EL1);
+	is_undefined(first, CNTPS_CTL_EL1);
+	is_undefined(first, CNTPS_CVAL_EL1);
 }
 
 /* ---- what we must hear of ---- */
 
 static write_fn write_ttbr0, write_sctlr;
+static ptrdiff_t mdscr_offset;
 
 static void on_ttbr0(void *env, const struct reginfo *r, uint64_t value)
 {
@@ -210,6 +215,38 @@ static uint64_t read_isr(void *env, const struct reginfo *r)
 	return (line & LINE_IRQ ? PSTATE_I : 0) | (line & LINE_FIQ ? PSTATE_F : 0);
 }
 
+uint64_t mdscr_of(const struct vcpu *v)
+{
+	return env64(v, mdscr_offset);
+}
+
+/* MDSCR_EL1.TDCC: EL0 may not read it. There is no debugger that could have sent anything. */
+static int may_read_mdccsr(void *env, const struct reginfo *r, bool is_read)
+{
+	const struct vcpu *v = vcpu_of(env);
+
+	(void)r;
+	(void)is_read;
+	return at_el0(v) && mdscr_of(v) & MDSCR_TDCC ? ACCESS_TRAPS : ACCESS_OK;
+}
+
+/* QEMU has it where the architecture has nothing. */
+static void move_mdccsr(struct vcpu *first)
+{
+	struct reginfo *mdscr = qemu_register(first, MDSCR_EL1);
+	struct reginfo r = {
+		.name = "MDCCSR_EL0", .op0 = 2, .op1 = 3, .crn = 0, .crm = 1, .op2 = 0,
+		.state = STATE_AA64, .type = REG_CONST, .access = EL0_R,
+		.accessible = may_read_mdccsr,
+	};
+
+	is_undefined(first, KEY(2, 0, 0, 1, 0));
+	if (!mdscr)
+		return;
+	mdscr_offset = mdscr->offset;
+	define_one_arm_cp_reg_with_opaque_aarch64(first->cpu, &r, NULL);
+}
+
 void define_registers(struct vm *vm)
 {
 	struct vcpu *first = vm->vcpus[0];
@@ -225,4 +262,5 @@ void define_registers(struct vm *vm)
 	answer(first, SCTLR_EL1, NULL, on_sctlr);
 	answer(first, SPSR_EL1, NULL, on_spsr);
 	answer(first, ISR_EL1, read_isr, NULL);
+	move_mdccsr(first);
 }

@@ -19,10 +19,10 @@ static bool step(struct vcpu *v, uint64_t stop)
 	struct vm *vm = v->vm;
 
 	qemu_select(vm, v);
-	watch_code_buffer(v);
 	do {
 		uint64_t pc;
 
+		watch_code_buffer(v);
 		if (v->flush || v->queued)
 			flush(v);
 		v->exit = EXIT_NONE;
@@ -185,10 +185,23 @@ EXPORT bool vm_populate(struct vm *vm)
 	return true;
 }
 
+/* QEMU keeps what it must watch in lists that are no part of CPUARMState. */
+static void disarm_debug_registers(struct vcpu *v)
+{
+	for (uint32_t n = 0; n < 16; n++)
+		for (uint32_t op2 = 5; op2 <= 7; op2 += 2) {	/* DBGBCR<n>_EL1, DBGWCR<n>_EL1 */
+			struct reginfo *r = qemu_register(v, KEY(2, 0, 0, n, op2));
+
+			if (r && r->write)
+				r->write(v->env, r, 0);
+		}
+}
+
 /* Put a VCPU into the state of one that never ran (PSCI CPU_ON). */
 EXPORT void vcpu_reset(struct vcpu *v, uint64_t entry, uint64_t x0)
 {
 	qemu_select(v->vm, v);
+	disarm_debug_registers(v);
 	memcpy(v->env, v->vm->pristine, ENV_SIZE);
 	memcpy(v->env + ENV_OURS, &v, sizeof(v));
 	set_sysreg(v, VMPIDR_EL2, v->mpidr);
@@ -198,6 +211,7 @@ EXPORT void vcpu_reset(struct vcpu *v, uint64_t entry, uint64_t x0)
 	v->flush |= FLUSH_TLB;
 	v->flags = v->waiting = v->event = 0;
 	v->monitored = NULL;
+	v->fault_pc = v->fault_far = v->fault_esr = 0;
 	forget_code(v->vm);
 	vcpu_timers_reset(v);
 }

@@ -18,6 +18,7 @@ enum { ATTRS_USER = 1 << 2, ATTRS_GUARDED = 1 << 20 };	/* struct MemTxAttrs */
 #define TCR_EPD0 (1ull << 7)
 #define TCR_EPD1 (1ull << 23)
 #define TCR_HPD0 (1ull << 41)
+#define TTBR_ADDRESS 0xffffffffffffull
 #define DESC_ADDRESS 0xfffffffff000ull
 #define DESC_AF (1ull << 10)
 #define DESC_GP (1ull << 50)
@@ -35,8 +36,11 @@ typedef bool (*fill_fn)(void *cpu, uint64_t address, int size, int access, int m
 
 static fill_fn qemu_fill;
 
+EXPORT bool short_walks = true;	/* tests compare with QEMU's own */
+
 struct translation {
 	uint64_t ipa;
+	uint64_t size;		/* of the page or block */
 	uint64_t descriptor;
 	uint64_t tables;	/* TABLE_* of all levels together */
 };
@@ -56,15 +60,15 @@ static bool walk(const struct vcpu *v, uint64_t address, struct translation *t)
 	uint64_t tcr = env64(v, ENV_TCR_EL1);
 	uint32_t bits = 64 - (upper ? tcr >> 16 & 63 : tcr & 63), shift;
 	uint32_t granule = upper ? tcr >> 30 & 3 : tcr >> 14 & 3;
-	uint64_t table = env64(v, upper ? ENV_TTBR1_EL1 : ENV_TTBR0_EL1) & DESC_ADDRESS;
+	uint64_t table = env64(v, upper ? ENV_TTBR1_EL1 : ENV_TTBR0_EL1) & TTBR_ADDRESS;
 
 	if (granule != (upper ? 2 : 0) || bits < 25 || bits > 48 ||
 	    tcr & (upper ? TCR_EPD1 : TCR_EPD0) ||
 	    (upper ? ~address : address) >> bits)
 		return false;
 	shift = 12 + (bits - 13) / 9 * 9;
-	if (table & ((8ull << (bits - shift)) - 1) & DESC_ADDRESS)
-		return false;
+	/* The first table may be smaller than a page, and is aligned to its size. */
+	table &= -(8ull << (bits - shift));
 	t->tables = 0;
 	for (;; shift -= 9) {
 		uint64_t index = address >> shift & (shift + 9 > bits ? (1ull << (bits - shift)) - 1 : 511);
@@ -78,6 +82,7 @@ static bool walk(const struct vcpu *v, uint64_t address, struct translation *t)
 			if (shift > 30 || (d & 3) != (shift == 12 ? 3 : 1) || !(d & DESC_AF))
 				return false;
 			t->descriptor = d;
+			t->size = 1ull << shift;
 			t->ipa = (d & DESC_ADDRESS & -(1ull << shift)) |
 				 (address & ((1ull << shift) - 1) & -4096ull);
 			return true;
@@ -119,18 +124,20 @@ static bool fill(void *cpu, uint64_t address, int size, int access, int mmu, boo
 	struct translation t;
 	const struct slot *s;
 
-	if ((mmu == E10_0 || mmu == E10_1 || mmu == E10_1_PAN) &&
-	    env64(v, ENV_SCTLR_EL1) & SCTLR_M && walk(v, address, &t) && (s = slot_of(v->vm, t.ipa))) {
+	if (short_walks && (mmu == E10_0 || mmu == E10_1 || mmu == E10_1_PAN) &&
+	    env64(v, ENV_SCTLR_EL1) & SCTLR_M && walk(v, address, &t) &&
+	    (s = slot_of(v->vm, t.ipa))) {
 		int prot = permissions(v, &t, address >> 55 & 1, mmu);
 
 		if (s->readonly)
 			prot &= ~PAGE_WRITE;
 		if (prot & wanted[access]) {
 			unsigned attrs = (mmu == E10_0 ? ATTRS_USER : 0) |
-					 0;
+					 (t.descriptor & DESC_GP ? ATTRS_GUARDED : 0);
 
+			/* One TLBI for any page of a block is one for all: the TLB knows its size. */
 			tlb_set_page_with_attrs_aarch64(cpu, address & -4096ull, t.ipa, attrs, prot,
-							mmu, 4096);
+							mmu, t.size);
 			return true;
 		}
 	}

@@ -19,6 +19,8 @@ from asm import ROOT, children
 from pvlock import engines
 from pvlock.engines.kvm import probe
 
+pytest_plugins = ["linux_guest"]
+
 # They need an arm64 host with KVM. Elsewhere tests/lab/test_kvm_in_lab.py runs them in the lab.
 collect_ignore = [] if probe.usable() else ["kvm"]
 

@@ -11,6 +11,7 @@ PvlockError
 ├── TraceError             a trace that cannot be read, or made sense of
 ├── LabError               the virtual arm64 host cannot be built, or ended before its command
 ├── WatchError             the VCPUs of this host cannot be watched, or there are none to watch
+├── KernelError            a Linux kernel cannot be built
 └── EngineError            the engine, or the guest in it, cannot go on
     ├── EngineUnavailable  this host cannot run the engine: what is missing, and the remedy
     ├── WorkerDied         the process of an emulated machine ended on its own
@@ -71,6 +72,10 @@ class WatchError(PvlockError):
 
 class LabError(PvlockError):
     """The virtual arm64 host cannot be built or started, or ended before its command did."""
+
+
+class KernelError(PvlockError):
+    """A Linux kernel with PV-lock cannot be built."""
 
 
 class EngineError(PvlockError):

@@ -35,7 +35,7 @@ def with_swapped(structure: type[c.Structure], one: str, other: str) -> type[c.S
 
 def test_every_field_is_where_c_has_it() -> None:
     vcpu.check_layout()
-    assert libunicorn.native_layout()["vcpu.time"] == (24, 8)
+    assert libunicorn.native_layout()["vcpu.pc"] == (24, 8)
 
 
 @pytest.mark.parametrize(
@@ -43,11 +43,10 @@ def test_every_field_is_where_c_has_it() -> None:
     [
         ("vcpu", "far", "ipa"),
         ("vcpu", "line", "flush"),
-        ("vcpu", "stop", "block"),
+        ("vcpu", "block", "flags"),
         ("vm", "can_yield", "exit_ns"),
         ("cpu", "now", "deadline"),
         ("timer", "ctl", "cval"),
-        ("seen", "size", "flags"),
         ("tlbi", "value", "reg"),
     ],
 )

@@ -39,7 +39,10 @@ def names() -> list[str]:
 
 @pytest.fixture(scope="module")
 def results(
-    guest: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+    guest: Callable[[str], Path],
+    pvlock_kernel: Path,
+    init: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, list[tuple[str, str]]]:
     """Run all tests in one lab; return the outcome and the words of each, by name."""
     for name in tools.NAMES:
@@ -48,6 +51,8 @@ def results(
     files, out = tmp_path_factory.mktemp("files"), tmp_path_factory.mktemp("out")
     for name in GUESTS:
         (files / f"{name}.elf").write_bytes(guest(name).read_bytes())
+    shutil.copy(pvlock_kernel, files / "pvlock.Image")
+    shutil.copy(init, files / "pvlock.initrd")
     consoles = {}
     for name in COMPARED:
         with Machine(2, engine="emulator") as machine:

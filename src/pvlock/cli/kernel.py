@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from pvlock.cli import kernel_build
 from pvlock.cli.shared import ended_by_signals, say
 from pvlock.kernel import fetch as source
 
@@ -15,6 +16,10 @@ _APPEND = "console=ttyAMA0"
 @click.group()
 def kernel() -> None:
     """Get a Linux kernel to boot."""
+
+
+kernel.add_command(kernel_build.build)
+kernel.add_command(kernel_build.patches)
 
 
 @kernel.command()

@@ -250,7 +250,7 @@ class EmulatorEngine:
         raw = bytes(self._state.buffer[: c.sizeof(VmState)])
         running = VmState.from_buffer_copy(raw).running
         vcpu = pc = None
-        if running:
+        if 0 < running <= self._vcpus:
             vcpu = running - 1
             pc = self._vcpu(vcpu).pc
         self.close()

@@ -196,7 +196,7 @@ class Exits:
     def _lost(self, cpu: int, vcpu: EmulatedVcpu) -> None:
         state = vcpu.state
         first = ""
-        if state.fault_pc != vcpu.get("pc"):
+        if state.fault_esr and state.fault_pc != vcpu.get("pc"):
             first = (
                 f"; it had been called by an exception at {state.fault_pc:#x}"
                 f" (ESR_EL1 {state.fault_esr:#x}, FAR_EL1 {state.fault_far:#x})"

@@ -36,10 +36,6 @@ class Timer(c.Structure):
     _fields_ = (("ctl", c.c_uint64), ("cval", c.c_uint64))
 
 
-class _Seen(c.Structure):
-    _fields_ = (("key", c.c_uint64), ("size", c.c_uint32), ("flags", c.c_uint32))
-
-
 class _Tlbi(c.Structure):
     _fields_ = (("value", c.c_uint64), ("reg", c.c_void_p))
 
@@ -48,41 +44,42 @@ class VcpuState(c.Structure):
     """`struct vcpu` of native/emulator.h."""
 
     _fields_ = (
-        ("cpu", c.c_void_p),
-        ("env", c.c_void_p),
-        ("vm", c.c_void_p),
         ("time", c.c_uint64),
+        ("stop", c.c_uint64),
         ("instructions", c.c_uint64),
         ("pc", c.c_uint64),
-        ("mpidr", c.c_uint64),
+        ("block", c.c_uint32),
+        ("flags", c.c_uint32),
+        ("tag", c.c_uint64 * 2),
+        ("line", c.c_uint32),
         ("exit", c.c_uint32),
+        ("env", c.c_void_p),
+        ("cpu", c.c_void_p),
+        ("vm", c.c_void_p),
         ("error", c.c_uint32),
         ("esr", c.c_uint32),
-        ("index", c.c_uint32),
         ("far", c.c_uint64),
         ("ipa", c.c_uint64),
+        ("mpidr", c.c_uint64),
+        ("index", c.c_uint32),
         ("big_endian", c.c_uint32),
         ("fault_pc", c.c_uint64),
         ("fault_far", c.c_uint64),
         ("fault_esr", c.c_uint32),
-        ("line", c.c_uint32),
         ("asleep", c.c_uint32),
         ("trap_wfe", c.c_uint32),
         ("event", c.c_uint32),
         ("flush", c.c_uint32),
+        ("waiting", c.c_uint32),
         ("timer", Timer * 2),
         ("event_since", c.c_uint64),
         ("monitored", c.c_void_p),
-        ("stop", c.c_uint64),
-        ("block", c.c_uint64),
-        ("tag", c.c_uint64 * 2),
-        ("flags", c.c_uint32),
-        ("waiting", c.c_uint32),
         ("exclusive", c.c_uint32),
         ("queued", c.c_uint32),
         ("tlbi", _Tlbi * 16),
-        ("code_pages", c.c_uint64 * 64),
-        ("seen", _Seen * 1024),
+        ("code_pages", c.c_uint64 * 64 * 2),
+        ("pages", c.c_uint64 * 4096),
+        ("seen", c.c_uint64 * 16384),
     )
 
 
@@ -123,6 +120,7 @@ class VmState(c.Structure):
         ("running", c.c_uint64),
         ("timer_due", c.c_uint64),
         ("exits", c.c_uint64 * len(Exit)),
+        ("code_flushes", c.c_uint32),
         ("current", c.c_void_p),
         ("pristine", c.c_void_p),
     )
@@ -130,7 +128,6 @@ class VmState(c.Structure):
 
 STRUCTURES: dict[str, type[c.Structure]] = {
     "timer": Timer,
-    "seen": _Seen,
     "tlbi": _Tlbi,
     "vcpu": VcpuState,
     "cpu": CpuState,
