@@ -51,6 +51,7 @@ bench: $(VENV)/developed
 	$(BIN)/python benchmarks/explain.py
 	$(BIN)/python benchmarks/speed.py --write
 	$(BIN)/python benchmarks/publisher.py --write
+	$(BIN)/python benchmarks/top_cost.py --write
 	$(BIN)/python benchmarks/boot.py --lab --write
 	$(BIN)/python benchmarks/linux_loads.py --write
 

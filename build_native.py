@@ -110,9 +110,10 @@ def build_bpf(source: Path, output: Path) -> None:
 
 
 def build_publisher() -> None:
-    """Build the programs that publish `preempted` on KVM, and record switches."""
+    """Build the programs that publish `preempted` on KVM, record switches, and watch VCPUs."""
     for name in ("publisher", "switches"):
         build_bpf(BPF / f"{name}.bpf.c", OUT / "engines" / "kvm" / f"{name}.bpf.o")
+    build_bpf(BPF / "top.bpf.c", OUT / "top" / "top.bpf.o")
 
 
 def build_helper() -> None:

@@ -62,6 +62,7 @@ def build(folder: Path) -> tuple[Any, Path]:
     library = ctypes.CDLL(str(load))
     library.pingpong.restype = ctypes.c_long
     library.pingpong.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_int]
+    library.burn.argtypes = [ctypes.c_long]
     return library, programs
 
 

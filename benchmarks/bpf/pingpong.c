@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
+#include <sched.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -22,4 +23,15 @@ long pingpong(int in, int out, long rounds, int first)
 	}
 	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &b);
 	return (b.tv_sec - a.tv_sec) * 1000000000L + b.tv_nsec - a.tv_nsec;
+}
+
+/* Be busy until then (CLOCK_MONOTONIC, ns), and let others run again and again. */
+void burn(long until)
+{
+	struct timespec now;
+
+	do {
+		sched_yield();
+		clock_gettime(CLOCK_MONOTONIC, &now);
+	} while (now.tv_sec * 1000000000L + now.tv_nsec < until);
 }

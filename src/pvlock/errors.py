@@ -10,6 +10,7 @@ PvlockError
 ├── StateError             a call that the object's state does not allow
 ├── TraceError             a trace that cannot be read, or made sense of
 ├── LabError               the virtual arm64 host cannot be built, or ended before its command
+├── WatchError             the VCPUs of this host cannot be watched, or there are none to watch
 ├── KernelError            a Linux kernel cannot be built
 └── EngineError            the engine, or the guest in it, cannot go on
     ├── EngineUnavailable  this host cannot run the engine: what is missing, and the remedy
@@ -63,6 +64,10 @@ class StateError(PvlockError):
 
 class TraceError(PvlockError):
     """A trace cannot be read, written, or made sense of."""
+
+
+class WatchError(PvlockError):
+    """The VCPUs of this host cannot be watched, or there is none such as is asked for."""
 
 
 class LabError(PvlockError):

@@ -18,11 +18,14 @@ _COMMANDS = {
     "check": "Judge a hypervisor, ours or another's.",
     "doctor": "Say what this host can run, and what it lacks.",
     "explain": "Say who waited for whom in a trace.",
+    "export": "Serve where VCPUs' time goes to Prometheus.",
     "fuzz": "Run hostile guests.",
     "kernel": "Get a Linux kernel to boot.",
     "lab": "Run a command on a virtual arm64 host.",
+    "record": "Record the switches of this host's VCPUs as a trace.",
     "run": "Run a guest, and show what PV-lock buys.",
     "sweep": "Run a grid of workloads.",
+    "top": "Show where the time of this host's VCPUs goes.",
 }
 
 

@@ -27,12 +27,13 @@ def doctor(json_to: str | None) -> None:
     """
     from pvlock import report
     from pvlock.engines.kvm import probe
+    from pvlock.top import probe as top
 
     write = json_writer(json_to)
-    kvm, emulator, lab = probe.findings(), _emulator(), _lab()
+    kvm, emulator, lab, seen = probe.findings(), _emulator(), _lab(), top.findings()
     engine, because = _choice(kvm, emulator)
     facts = {"pvlock": __version__, "engine": engine, "because": because}
-    answers = {"kvm": kvm, "emulator": [emulator], "lab": lab}
+    answers = {"kvm": kvm, "emulator": [emulator], "lab": lab, "top": seen}
     lists = {name: [asdict(each) for each in found] for name, found in answers.items()}
     write(report.to_json(facts | lists))
     say = sys.stderr if json_to == "-" else sys.stdout
@@ -43,6 +44,7 @@ def doctor(json_to: str | None) -> None:
         "engine kvm does without": [each for each in kvm if not each.needed],
         "engine emulator": [emulator],
         "pvlock lab": lab,
+        "pvlock top": seen,
     }
     _print(sections, say)
     if engine is None:

@@ -2,19 +2,21 @@
 """`pvlock explain`: the part of the command line that says who waited for whom."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from pvlock.cli.shared import json_writer, say
-from pvlock.errors import TraceError
+from pvlock.errors import ConfigError, TraceError
 from pvlock.extras import load_extra
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from pvlock.explain.findings import Findings
+    from pvlock.trace.events import Events
 
 _FILE = click.Path(path_type=Path)
 
@@ -39,14 +41,16 @@ def explain(
 ) -> None:  # fmt: skip
     """Say who waited for whom in TRACE, and what off its CPU kept them waiting.
 
-    TRACE is a file that `pvlock run --trace` wrote. With OTHER, the two side by side.
+    TRACE is a file that `pvlock run --trace` wrote. With OTHER, the two side by side. Or
+    it is one that `pvlock record` wrote: then which VMs lost their CPUs, and to whom.
     """
     for module in ("numpy", "perfetto"):
         load_extra(module, "trace", "pvlock explain")
     from rich.console import Console
 
     from pvlock import report
-    from pvlock.explain import findings
+    from pvlock.explain import findings, host
+    from pvlock.trace import perfetto
 
     if figure:
         from pvlock.explain import timeline
@@ -57,7 +61,14 @@ def explain(
         file=out, width=None if out.isatty() else 100, highlight=False, markup=False, emoji=False
     )
     write = json_writer(json_to)
-    found = [_findings(path, lock, top) for path in (trace, other) if path]
+    traces = [perfetto.read(path) for path in (trace, other) if path]
+    if any(host.is_host(events) for events in traces):
+        if other or lock or figure:
+            raise ConfigError(f"{trace} is of a host: it has no locks, nor another to compare with")
+        _host(console, traces[0], top, write)
+        return
+    paths = (path for path in (trace, other) if path)
+    found = [_findings(*each, lock, top) for each in zip(paths, traces, strict=True)]
     facts = [findings.as_dict(one) for one in found]
     write(report.to_json({"traces": facts} if other else facts[0]))
     if other:
@@ -69,11 +80,25 @@ def explain(
         say(f"wrote {figure}")
 
 
-def _findings(path: Path, lock: str | None, top: int) -> "Findings":
-    from pvlock.explain import findings
-    from pvlock.trace import perfetto
+def _host(console: "Console", events: "Events", top: int, write: Callable[[str], None]) -> None:
+    from pvlock import report
+    from pvlock.explain import host
 
-    events = perfetto.read(path)
+    vms = host.find(events)
+    write(report.to_json(host.as_dict(events, vms)))
+    console.print(host.title(events, vms))
+    console.print()
+    for vm in vms:
+        console.print(host.sentence(vm))
+    if lost := events.settings.get("lost"):
+        console.print(f"Not certain: {lost:,} switches were not recorded.")
+    console.print()
+    console.print(host.table(vms, top))
+
+
+def _findings(path: Path, events: "Events", lock: str | None, top: int) -> "Findings":
+    from pvlock.explain import findings
+
     try:
         return findings.find(events, lock, top)
     except TraceError as error:

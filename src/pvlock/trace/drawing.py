@@ -107,7 +107,7 @@ def draw(events: Events) -> Drawing:
     except TraceError:  # The run is too entangled to say who waited for whom. Draw it without.
         delays = []
     found = Drawing()
-    vcpus = found.add_names([f"VCPU {vcpu}" for vcpu in range(events.vcpus)])
+    vcpus = found.add_names([events.vcpu_name(vcpu) for vcpu in range(events.vcpus)])
     ordered, ends = _scheduling(events)
     _cpus(events, found, vcpus, ordered, ends)
     first_state = _vcpus(events, found, ordered, ends)
@@ -144,7 +144,14 @@ def _cpus(events: Events, found: Drawing, vcpus: Ints, at: Ints, ends: Ints) -> 
 
 def _vcpus(events: Events, found: Drawing, at: Ints, ends: Ints) -> int:
     root = int(found.add_tracks(["VCPUs"])[0])
-    tracks = found.add_tracks([f"VCPU {vcpu}" for vcpu in range(events.vcpus)], root)
+    called = [events.vcpu_name(vcpu) for vcpu in range(events.vcpus)]
+    watched = events.settings.get("watched") if events.settings.get("host") else None
+    if isinstance(watched, int):
+        tracks = found.add_tracks(called[:watched], root)
+        others = int(found.add_tracks(["Displacers"])[0])
+        tracks = np.concatenate([tracks, found.add_tracks(called[watched:], others)])
+    else:
+        tracks = found.add_tracks(called, root)
     names = found.add_names([*_STATES.values(), _YIELDED])
     name = names[events.kind[at].astype(np.int64)]
     name[(events.flags[at] & Flag.YIELD) != 0] = names[-1]

@@ -28,6 +28,9 @@ from numpy.typing import NDArray
 MOST_EVENTS = 10_000_000
 """The events that a trace keeps. It ends with them; those that follow are counted as dropped."""
 
+VM = 1 << 32
+"""In a trace of a host, `names` has at VM + a VCPU the name of its VM."""
+
 Setting = str | int | float | bool | None
 
 
@@ -91,6 +94,10 @@ class Events:
     anything. `skew_ns` is how far the clocks of two CPUs may be apart. `settings` says which run it
     was: at least guest, policy, pvlock and engine.
 
+    A trace of a host (`pvlock record`) has the setting "host". Its rows are the VCPUs of all VMs,
+    as many as the setting "watched" says, and then whoever else had a CPU; `names` has their names.
+    A READY in it has the CPU in whose queue the VCPU waits.
+
     Machine.events() and pvlock.trace.perfetto.read() return it. How often did each VCPU take a
     lock?
 
@@ -125,6 +132,11 @@ class Events:
     def __len__(self) -> int:
         """Return the number of events."""
         return len(self.time)
+
+    def vcpu_name(self, vcpu: int) -> str:
+        """Return what to call a VCPU. In a trace of a host (Setting "host"), `names` has it."""
+        number = f"VCPU {vcpu}"
+        return self.names.get(vcpu, number) if self.settings.get("host") else number
 
     def locks(self) -> bool:
         """Tell whether the guest recorded what it did with any lock."""

@@ -137,6 +137,13 @@ def libbpf() -> Any:
         ("bpf_program__name", text, [p]),
         ("bpf_program__set_autoload", c.c_int, [p, c.c_bool]),
         ("bpf_program__attach", p, [p]),
+        ("bpf_program__attach_iter", p, [p, p]),
+        ("bpf_link__fd", c.c_int, [p]),
+        ("bpf_iter_create", c.c_int, [c.c_int]),
+        ("bpf_map_update_elem", c.c_int, [c.c_int, p, p, c.c_uint64]),
+        ("bpf_map_delete_elem", c.c_int, [c.c_int, p]),
+        ("bpf_map_lookup_batch", c.c_int, [c.c_int, p, p, p, p, p, p]),
+        ("bpf_map_lookup_and_delete_batch", c.c_int, [c.c_int, p, p, p, p, p, p]),
         ("bpf_link__destroy", c.c_int, [p]),
         ("bpf_map_create", c.c_int, [c.c_int, text, u32, u32, u32, p]),
         ("bpf_prog_test_run_opts", c.c_int, [c.c_int, p]),
@@ -252,6 +259,15 @@ class BpfObject:
         """Attach a program to the hook that its section names, until close()."""
         self._links.append(_pointer(self._lib.bpf_program__attach(self._program(name))))
 
+    def iterate(self, name: str) -> int:
+        """Attach an iterator; return the link's file descriptor, for iterate_over(), until close().
+
+        Raises OSError.
+        """
+        link = _pointer(self._lib.bpf_program__attach_iter(self._program(name), None))
+        self._links.append(link)
+        return _check(self._lib.bpf_link__fd(link))
+
     def run(self, name: str, argument: int) -> int:
         """Run a program of type `syscall` on a u32 in the calling thread; return its errno, or 0.
 
@@ -286,6 +302,58 @@ class BpfObject:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def iterate_over(link: int) -> None:
+    """Let an iterator's program run over all that there is. Raises OSError."""
+    fd = _check(libbpf().bpf_iter_create(link))
+    try:
+        while os.read(fd, 4096):
+            pass
+    finally:
+        os.close(fd)
+
+
+class Table:
+    """A map (hash, queue) of this file descriptor, its keys and values as bytes."""
+
+    def __init__(self, fd: int, key_size: int, value_size: int, entries: int) -> None:
+        self._fd, self._key_size, self._value_size, self._entries = (
+            fd,
+            key_size,
+            value_size,
+            entries,
+        )
+
+    def put(self, key: bytes | None, value: bytes) -> None:
+        """Set the value of a key; a queue has no keys. Raises OSError."""
+        _check(libbpf().bpf_map_update_elem(self._fd, key, value, 0))
+
+    def drop(self, key: bytes) -> None:
+        """Remove a key, if it is there. Raises OSError."""
+        result = libbpf().bpf_map_delete_elem(self._fd, key)
+        if result != -errno.ENOENT:
+            _check(result)
+
+    def items(self, drop: bool = False) -> list[tuple[bytes, bytes]]:
+        """Return what a hash has, and `drop` it; what changes meanwhile may be there or not.
+
+        Raises OSError.
+        """
+        lib, key, value = libbpf(), self._key_size, self._value_size
+        keys = c.create_string_buffer(key * self._entries)
+        values = c.create_string_buffer(value * self._entries)
+        count = c.c_uint32(self._entries)
+        batch = lib.bpf_map_lookup_and_delete_batch if drop else lib.bpf_map_lookup_batch
+        position = c.create_string_buffer(max(key, 4))
+        result = batch(self._fd, None, position, keys, values, c.byref(count), None)
+        if result != -errno.ENOENT:  # that is the end, with what has been found
+            _check(result)
+        keyed, valued = keys.raw[: key * count.value], values.raw[: value * count.value]
+        return [
+            (keyed[i * key : (i + 1) * key], valued[i * value : (i + 1) * value])
+            for i in range(count.value)
+        ]
 
 
 class RingBuffer:
