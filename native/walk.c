@@ -140,7 +140,7 @@ static bool fill(void *cpu, uint64_t address, int size, int access, int mmu, boo
 			prot &= ~PAGE_WRITE;
 		if (prot & wanted[access]) {
 			unsigned attrs = (mmu == E10_0 ? ATTRS_USER : 0) |
-					 0;
+					 (t.descriptor & DESC_GP ? ATTRS_GUARDED : 0);
 
 			tlb_set_page_with_attrs_aarch64(cpu, address & -4096ull, t.ipa, attrs, prot,
 							mmu, 4096);
