@@ -235,19 +235,34 @@ static SELDOM void look_closer(struct vcpu *v, uint64_t pc, uint32_t size)
 	v->block = size >= 4 ? size / 4 : 1;
 }
 
+/*
+ * All that nearly every block needs; the rest is elsewhere, so that this needs no stack. The block
+ * before may have armed the monitor: that alone is no reason to look closer.
+ */
 void on_block(uc_engine *uc, uint64_t pc, uint32_t size, struct vm *vm)
 {
 	struct vcpu *v = vm->current;
+	uint64_t page = v->pages[pc >> 12 & (PAGES - 1)] ^ page_of(v, pc), seen;
 
 	(void)uc;
 	v->time += v->block;
 	v->instructions += v->block;
 	v->pc = pc;
 	v->block = size / 4;
-	/* All that nearly every block needs: the rest is elsewhere, so that this needs no stack. */
-	if (v->flags | v->line | (pc & 3) || v->time >= v->stop ||
-	    v->pages[pc >> 12 & (PAGES - 1)] != (page_of(v, pc) | 1))
+	if ((uint8_t)v->flags | v->line | (pc & 3) || v->time >= v->stop || page > 1) {
 		look_closer(v, pc, size);
+		return;
+	}
+	if (v->flags)
+		v->exclusive = v->flags >> 8;
+	v->flags = 0;
+	if (page == 1)		/* plain */
+		return;
+	seen = v->seen[pc >> 2 & (SEEN - 1)];
+	if ((seen ^ identity(pc + v->tag[pc >> 63], size)) >> 16)
+		look_closer(v, pc, size);
+	else
+		v->flags = (uint16_t)seen;
 }
 
 /* The block ended at `pc`, or is interrupted there. */
