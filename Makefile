@@ -53,6 +53,7 @@ bench: $(VENV)/developed
 	$(BIN)/python benchmarks/publisher.py --write
 	$(BIN)/python benchmarks/top_cost.py --write
 	$(BIN)/python benchmarks/boot.py --lab --write
+	$(BIN)/python benchmarks/linux_loads.py --write
 
 fuzz: $(VENV)/installed
 	@$(BIN)/pvlock fuzz --operations 10000000 --jobs 2 $(FUZZ)

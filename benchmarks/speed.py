@@ -73,7 +73,7 @@ def bare(guest: image.Image) -> float:
     board = fdt.Board(
         vcpus=1, ram_base=memory_map.RAM_BASE, ram_size=memory_map.RAM_SIZE,
         gicd_base=memory_map.GICD_BASE, gicd_size=memory_map.GICD_SIZE,
-        gicr_base=memory_map.GICR_BASE, gicr_size=memory_map.GICR_STRIDE,
+        gicr_base=memory_map.gicr_base(1), gicr_size=memory_map.GICR_STRIDE,
         uart_base=memory_map.UART_BASE, bootargs=f"turns={TURNS}",
     )  # fmt: skip
     memory.write(DTB, fdt.build(board), "device tree")

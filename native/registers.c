@@ -136,6 +136,12 @@ static void define_gic(struct vcpu *first)
 #define ID_FIELD(shift, value) ((uint64_t)(value) << (shift))
 #define ID_MASK(shift) ID_FIELD(shift, 0xf)
 
+/*
+ * Half-precision arithmetic: QEMU's translator aborts on undefined encodings of it, which any
+ * program in the guest can execute, unless it is not there. Tests want it.
+ */
+EXPORT bool half_precision;
+
 static void offer(struct vm *vm, struct vcpu *first)
 {
 	uint8_t *isar = first->env + CPU_ISAR;
@@ -143,13 +149,15 @@ static void offer(struct vm *vm, struct vcpu *first)
 	uint64_t dfr0 = get_sysreg(first, ID_AA64DFR0_EL1), isar0 = get_sysreg(first, ID_AA64ISAR0_EL1);
 	uint64_t mmfr0 = get_sysreg(first, ID_AA64MMFR0_EL1);
 
-	/* EL1 and EL0 in AArch64 only, FP, AdvSIMD and GIC as they are; no RAS, SVE, MPAM. */
-	pfr0 &= ID_MASK(16) | ID_MASK(20);
+	/* EL1 and EL0 in AArch64 only, FP and AdvSIMD, the GIC; no RAS, SVE, MPAM. */
+	pfr0 &= half_precision ? ID_MASK(16) | ID_MASK(20) : 0;
 	pfr0 |= ID_FIELD(0, 1) | ID_FIELD(4, 1) | ID_FIELD(24, 1);
 	/* CSV2 and CSV3: speculation leaks nothing here, so no guest needs to guard against it. */
 	pfr0 |= ID_FIELD(56, 1) | ID_FIELD(60, 1);
 	dfr0 &= ~ID_MASK(8);			/* no PMU */
 	isar0 &= ~ID_MASK(60);			/* no RNDR */
+	if (!half_precision)
+		isar0 &= ~ID_MASK(48);		/* no FHM, which would need it */
 	if (!vm->pauth)				/* no APA, API, GPA, GPI */
 		isar1 &= ~(ID_MASK(4) | ID_MASK(8) | ID_MASK(24) | ID_MASK(28));
 	/* 36 bits of IPA; pages of 16 KiB too: QEMU walks such tables, and does not say so. */
@@ -164,6 +172,8 @@ static void offer(struct vm *vm, struct vcpu *first)
 	memcpy(isar + ISAR_ISAR0, &isar0, 8);
 	memcpy(isar + ISAR_ISAR1, &isar1, 8);
 	*(uint64_t *)(isar + ISAR_PFR0) &= ~ID_MASK(32);
+	if (!half_precision)
+		*(uint64_t *)(isar + ISAR_PFR0) &= ~(ID_MASK(16) | ID_MASK(20));
 	is_undefined(first, ZCR_EL1);
 	is_undefined(first, RNDR);
 	is_undefined(first, RNDRRS);

@@ -27,7 +27,7 @@ GIC_ON = """
 	set x1, 0x08000000		// GICD_CTLR: both groups
 	mov w2, #3
 	str w2, [x1]
-	set x1, 0x10010000		// SGI_base of this VCPU: all in Group 1, enabled
+	set x1, 0x080b0000		// SGI_base of this VCPU: all in Group 1, enabled
 	add x1, x1, x0, lsl #17
 	mov w2, #-1
 	str w2, [x1, #0x80]

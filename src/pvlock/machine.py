@@ -230,7 +230,11 @@ class Machine:
             if disk[0] < loaded.end:
                 raise ImageError(self._no_room(len(initrd), loaded))
             self.memory.write(disk[0], initrd, "initrd")
-        self.memory.write(dtb, self._device_tree(disk), "device tree")
+        tree = self._device_tree(disk)
+        self.memory.write(dtb, tree, "device tree")
+        if guest.kind is not image.Kind.LINUX and self._ram.base + len(tree) <= loaded.start:
+            # Where bare-metal guests for QEMU's virt board look for it, without X0.
+            self.memory.write(self._ram.base, tree, "device tree")
         self._loaded = True
         self.vcpus[0].start(loaded.entry, dtb)
         return loaded
@@ -359,7 +363,7 @@ class Machine:
                 ram_size=self._ram.size,
                 gicd_base=memory_map.GICD_BASE,
                 gicd_size=memory_map.GICD_SIZE,
-                gicr_base=memory_map.GICR_BASE,
+                gicr_base=memory_map.gicr_base(count),
                 gicr_size=count * memory_map.GICR_STRIDE,
                 uart_base=memory_map.UART_BASE,
                 uart_size=memory_map.UART_SIZE,

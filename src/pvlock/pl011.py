@@ -19,6 +19,8 @@ _RXFE: Final = 1 << 4
 _RECEIVED: Final = 1 << 4
 _SENT: Final = 1 << 5
 _TIMEOUT: Final = 1 << 6
+_RESET: Final = {0x030: 0x300, 0x034: 0x012}
+"""CR: transmit and receive are enabled; IFLS: both FIFOs at one half."""
 _WORD: Final = 0xFFFF_FFFF
 _PAGE: Final = 0x1000
 _MANY_LOOKS: Final = 16
@@ -56,7 +58,7 @@ class Console:
         self._limit = limit
         self._sent = bytearray()
         self._received: deque[int] = deque()
-        self._registers: dict[int, int] = {}
+        self._registers = dict(_RESET)
         self._level = False
         self._looks = 0
         self._shown = False

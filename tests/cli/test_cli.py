@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from asm import assemble
+import command_line
+from asm import ROOT, assemble
 from command_line import ENVIRONMENT, PATIENCE_S, SHORT, complaint, pvlock
+from frail import ABORTS_UNICORN
 from pvlock import __version__
 from pvlock.workload import image_of
 
@@ -131,9 +133,12 @@ def test_a_guest_that_faults_is_one_line(tmp_path: Path) -> None:
     assert "0x200" in line
 
 
-def test_a_guest_that_kills_the_emulator_is_one_line(tmp_path: Path) -> None:
+def test_a_guest_that_kills_the_emulator_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "killer"
-    path.write_bytes(assemble(".inst 0x4ecf27d6"))
+    path.write_bytes(assemble(f".inst {ABORTS_UNICORN:#x}"))
+    monkeypatch.setattr(command_line, "PVLOCK", [sys.executable, str(ROOT / "tests" / "frail.py")])
     line = complaint(pvlock("run", str(path)))
     for part in ("SIGABRT", "VCPU 0", "0x40200000"):
         assert part in line

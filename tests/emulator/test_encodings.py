@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Over a million sampled instruction words, each executed once: none harms more than its worker."""
+"""Over a million sampled instruction words, each executed once: none harms even its worker."""
 
 import random
 import struct
@@ -179,7 +179,7 @@ def begin(machine: Machine) -> SystemEvent | EngineError | None:
     ],
     ids=["any-at-el1", "any-at-el0", "system-at-el1"],
 )
-def test_sampled_encodings_harm_at_most_their_own_worker(
+def test_sampled_encodings_harm_nobody(
     count: int,
     first: range,
     pstate: int,
@@ -198,9 +198,4 @@ def test_sampled_encodings_harm_at_most_their_own_worker(
     assert set(result.ended) <= {"off", "None", "WorkerDied", "GuestFault", "GuestStalled", "reset"}
     assert result.ended["None"] + result.ended["GuestFault"] <= 20
     assert result.exits["timer"] > 0
-    for word, died in result.killed:
-        assert died.how.startswith(("signal SIGABRT", "signal SIGSEGV")), hex(word)
-        assert died.vcpu == 0
-        assert died.pc is not None
-        # The block that ran last: the harness, or the slot of a word that branched.
-        assert memory_map.RAM_BASE <= died.pc < memory_map.RAM_BASE + memory_map.RAM_SIZE
+    assert not result.killed, [(hex(word), died.how) for word, died in result.killed]

@@ -80,3 +80,59 @@ def test_el0_that_faults_into_a_vector_that_returns_runs_until_the_limit() -> No
     guest = SETUP + "to_el0\nudf #0"
     vector = "\n.balign 2048\nvectors:\n.rept 16\n.balign 128\neret\n.endr"
     assert run(assemble(guest + vector)).event is None
+
+
+def test_a_lost_guest_is_told_the_first_fault_not_only_the_last() -> None:
+    """A guest without vectors touches a device that is not there."""
+    error = fault(run(assemble("mov x1, #0x0a000000\nldr w0, [x1]\nb .")))
+    assert (error.vcpu, error.pc) == (0, 0x200)
+    first = "an exception at 0x40200004 (ESR_EL1 0x96000010, FAR_EL1 0xa000000)"
+    assert str(error).endswith(f"it had been called by {first}")
+
+
+def test_a_vcpu_started_at_a_virtual_address_is_told_that_address() -> None:
+    guest = """
+	set x0, 0xc4000003		// CPU_ON
+	mov x1, #1
+	set x2, 0xffff000040200000
+	mov x3, #0
+	hvc #0
+1:	wfi
+	b 1b
+"""
+    error = fault(run(assemble(guest), vcpus=2, pcpus=2))
+    assert error.vcpu == 1
+    assert "called by an exception at 0xffff000040200000" in str(error)
+
+
+def test_what_a_vcpu_was_before_it_went_off_is_no_ones_first_fault() -> None:
+    """VCPU 1 takes an exception, goes off, and is started in nowhere: that is what is told."""
+    guest = """
+	cbnz x0, 2f
+	set x0, 0xc4000003
+	mov x1, #1
+	adr x2, _start
+	mov x3, #1
+	hvc #0
+1:	set x0, 0xc4000004		// AFFINITY_INFO
+	mov x1, #1
+	mov x2, #0
+	hvc #0
+	cbz x0, 1b
+	set x0, 0xc4000003
+	mov x1, #1
+	mov x2, #0x200
+	hvc #0
+	b .
+2:	adr x1, vectors
+	msr vbar_el1, x1
+	svc #0
+	.balign 2048
+vectors:
+	.skip 0x200
+	set x0, 0x84000002		// CPU_OFF
+	hvc #0
+"""
+    error = fault(run(assemble(guest), vcpus=2, pcpus=2))
+    assert (error.vcpu, error.pc) == (1, 0x200)
+    assert "called by" not in str(error)

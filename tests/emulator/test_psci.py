@@ -98,7 +98,18 @@ def test_affinity_info(psci: Psci) -> None:
     assert call(psci, abi.PSCI_AFFINITY_INFO, 1) == PsciResult(abi.AFFINITY_OFF)
 
 
-@pytest.mark.parametrize(("mpidr", "level"), [(2, 0), (0, 1), (0, 3), (0, 1 << 63)])
+def test_affinity_info_of_a_cluster_is_on_while_any_vcpu_is() -> None:
+    psci = Psci([0, 1, 0x100, 0x101, 0x10000])
+    for level, mpidr, info in (
+        *((1, 0, abi.AFFINITY_ON), (1, 1, abi.AFFINITY_ON), (1, 0x101, abi.AFFINITY_OFF)),
+        *((2, 0x155, abi.AFFINITY_ON), (2, 0x10000, abi.AFFINITY_OFF), (3, 7, abi.AFFINITY_ON)),
+    ):
+        assert call(psci, abi.PSCI_AFFINITY_INFO, mpidr, level) == PsciResult(info)
+    psci.turn_on(3)
+    assert call(psci, abi.PSCI_AFFINITY_INFO, 0x100, 1) == PsciResult(abi.AFFINITY_ON)
+
+
+@pytest.mark.parametrize(("mpidr", "level"), [(2, 0), (0, 4), (0, 1 << 63), (0x77_0000, 1)])
 def test_affinity_info_refuses(psci: Psci, mpidr: int, level: int) -> None:
     refused = call(psci, abi.PSCI_AFFINITY_INFO, mpidr, level)
     assert refused == PsciResult(x0(abi.PSCI_INVALID_PARAMETERS))

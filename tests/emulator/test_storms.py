@@ -112,7 +112,7 @@ def test_random_gic_and_console_mmio_runs_until_the_limit(vector: str) -> None:
     loop = "1:" + RANDOM + """
 	set x3, 0x08000000
 	tbnz x20, #40, 2f
-	set x3, 0x10000000
+	set x3, 0x080a0000
 	tbnz x20, #41, 2f
 	set x3, 0x09000000
 2:	and x4, x20, #0xff000		// frames, and a bit beyond

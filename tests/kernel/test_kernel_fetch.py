@@ -47,7 +47,7 @@ def test_debian_s_kernel_can_be_opened(fetched: Path) -> None:
     with image.opened(made.kernel) as opened:
         assert opened.kind is image.Kind.LINUX
         assert opened.page_size == 4096
-    disk = initrd.read(made.initrd)
+    disk = initrd.read(made.initrd, pytest.fail)
     for name in ("init", "usr/bin/busybox", "etc/inittab", "etc/rc", "dev"):
         assert name.encode() + b"\0" in disk
     assert b"\x7fELF" in disk

@@ -1,31 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs the Linux chapter of docs/tutorial.md as it stands: the command, then what is typed."""
+"""Runs the KVM chapter of docs/tutorial.md as it stands: the command, then what is typed."""
 
-import os
-import re
-import selectors
 import shlex
 import shutil
 import subprocess
 import sys
-import time
 
 import pytest
 
-from asm import ROOT
+from console import Console, block
 from pvlock.lab import tools
-
-TUTORIAL = ROOT / "docs" / "tutorial.md"
-PROMPT = "~ # "
-SECONDS = 300
-CURSOR = "\x1b[6n"
-"""What the shell asks its terminal: where is the cursor?"""
-
-
-def block(marker: str) -> str:
-    found = re.search(rf"<!-- {marker} -->\n```\w+\n(.*?)```", TUTORIAL.read_text(), re.S)
-    assert found, f"no block {marker} in {TUTORIAL}"
-    return found[1]
 
 
 def test_the_tutorial_s_linux_chapter() -> None:
@@ -34,7 +18,6 @@ def test_the_tutorial_s_linux_chapter() -> None:
             pytest.skip(f"needs {name}")
     program, *arguments = shlex.split(block("lab"))
     assert program == "pvlock"
-    session = block("lab session")
     with subprocess.Popen(
         [sys.executable, "-m", program, *arguments],
         stdin=subprocess.PIPE,
@@ -44,44 +27,9 @@ def test_the_tutorial_s_linux_chapter() -> None:
     ) as process:
         try:
             console = Console(process)
-            console.expect(PROMPT)
-            for turn in session.split(PROMPT)[1:]:
-                command, expected = turn.split("\n", 1)
-                console.say(command)
-                seen = console.expect(PROMPT)
-                assert seen == f"{command}\n{expected}", console.text[-2000:]
+            console.repeat(block("lab session"))
             console.say("poweroff")
             console.expect("pvlock: guest off after")
             assert process.wait(60) == 0
         finally:
             process.kill()
-
-
-class Console:
-    """Reads what a process prints, with a deadline."""
-
-    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
-        assert process.stdin is not None and process.stdout is not None
-        self._stdin, self._stdout = process.stdin, process.stdout
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._stdout, selectors.EVENT_READ)
-        self.text = ""
-        self._at = 0
-
-    def say(self, line: str) -> None:
-        self._stdin.write(line.encode() + b"\n")
-
-    def expect(self, words: str) -> str:
-        """Wait for `words`; return what came before them since the last call."""
-        deadline = time.monotonic() + SECONDS
-        while (found := self.text.find(words, self._at)) < 0:
-            left = deadline - time.monotonic()
-            assert left > 0, f"no {words!r}: ...{self.text[-2000:]}"
-            if self._selector.select(left):
-                data = os.read(self._stdout.fileno(), 65536)
-                assert data, f"ended without {words!r}: ...{self.text[-2000:]}"
-                text = data.decode("utf-8", "replace").replace("\r", "")
-                self.text = (self.text + text).replace(CURSOR, "")
-        before = self.text[self._at : found]
-        self._at = found + len(words)
-        return before

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pvlock.errors import ImageError
-from pvlock.image import Image, Kind, Segment, load, parse
+from pvlock.image import Image, Kind, Segment, load, parse, raw
 from pvlock.memory import GuestMemory, MemorySlot
 
 RAM, RAM_SIZE = 0x4000_0000, 0x40_0000
@@ -98,6 +98,39 @@ def test_position_independent_elf(memory: GuestMemory) -> None:
     assert memory.read(RAM + 0x2000, len(CODE), "test") == CODE
     with pytest.raises(ImageError, match="not aligned to 0x1000"):
         load(image, memory, RAM + 0x800)
+
+
+def test_position_independent_elf_linked_in_ram_stays_there(memory: GuestMemory) -> None:
+    image = parse(elf([phdr(RAM + 0x1000)], RAM + 0x1004, kind=ET_DYN), "guest")
+    loaded = load(image, memory, RAM)
+    assert (loaded.entry, loaded.start) == (RAM + 0x1004, RAM + 0x1000)
+    assert memory.read(RAM + 0x1000, len(CODE), "test") == CODE
+
+
+def test_zeroed_memory_may_name_any_place_in_the_file(memory: GuestMemory) -> None:
+    image = parse(elf([phdr(RAM), phdr(RAM + 0x1000, 0, 0x40, offset=0x10_0000)]), "guest")
+    load(image, memory, RAM)
+    assert memory.read(RAM + 0x1000, 0x41, "test") == bytes(0x40) + b"\xa5"
+
+
+def test_raw_binary(memory: GuestMemory) -> None:
+    image = raw(CODE, "u-boot.bin", RAM + 0x8_0000)
+    loaded = load(image, memory, RAM)
+    assert (loaded.entry, loaded.end) == (RAM + 0x8_0000, RAM + 0x8_0000 + len(CODE))
+    assert memory.read(loaded.entry, len(CODE), "test") == CODE
+
+
+@pytest.mark.parametrize(
+    ("data", "at", "message"),
+    [
+        (b"", RAM, "outside every loaded segment"),
+        (CODE, RAM + 2, "not 4-byte aligned"),
+        (CODE, 2**64 - 4, "beyond the 64-bit"),
+    ],
+)
+def test_raw_binary_is_refused(data: bytes, at: int, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        raw(data, "file", at)
 
 
 def test_segments_without_memory_are_skipped() -> None:

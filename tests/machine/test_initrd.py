@@ -5,6 +5,7 @@ import bz2
 import gzip
 import io
 import lzma
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -61,10 +62,32 @@ def test_what_only_a_kernel_unpacks_is_believed(magic: bytes) -> None:
     initrd.check(magic + bytes(100), "disk")
 
 
-@pytest.mark.parametrize("data", [b"", b"\x7fELF", b"hello"])
-def test_something_else(data: bytes) -> None:
-    with pytest.raises(ImageError, match=r"^disk: .*an initrd is what the kernel unpacks"):
-        initrd.check(data, "disk")
+def test_nothing() -> None:
+    with pytest.raises(ImageError, match=r"^disk: an empty file; an initrd is what the kernel unp"):
+        initrd.check(b"", "disk")
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (bytes(0x438) + b"\x53\xef" + bytes(100), "an ext2, ext3 or ext4 file system"),
+        (b"hsqs" + bytes(100), "a squashfs file system"),
+        (b"\x7fELF", "an ELF file"),
+        (b"hello", "nothing that is known here"),
+    ],
+)
+def test_what_is_no_archive_is_the_kernels_to_judge(data: bytes, what: str, tmp_path: Path) -> None:
+    disk, told = tmp_path / "disk", list[str]()
+    disk.write_bytes(data)
+    assert initrd.read(disk, told.append) == data
+    assert told == [f"{disk}: no cpio archive; it looks like {what}, and is the kernel's to judge"]
+
+
+def test_nothing_is_said_of_an_archive(tmp_path: Path) -> None:
+    disk, told = tmp_path / "disk", list[str]()
+    disk.write_bytes(PACKED["gzip"])
+    assert initrd.read(disk, told.append) == PACKED["gzip"]
+    assert told == []
 
 
 @given(

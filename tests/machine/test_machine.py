@@ -9,7 +9,7 @@ import pytest
 from asm import assemble
 from pvlock import Machine, Placement, SystemEvent
 from pvlock.errors import ConfigError, GuestStalled, ImageError, MemoryAccessError, StateError
-from pvlock.memory_map import GICD_BASE, GICR_BASE, UART_BASE
+from pvlock.memory_map import GICD_BASE, UART_BASE, gicr_base
 
 Guest = Callable[[str], Path]
 SAME_EL, LOWER_EL, IRQ = 0x200, 0x400, 0x280
@@ -200,7 +200,7 @@ def test_a_big_endian_guest_finds_devices_as_it_finds_memory(
     enable = swap(2) if swapped else 2
     guest = f"""
 	set x9, {GICD_BASE}
-	set x10, {GICR_BASE}
+	set x10, {gicr_base(1)}
 	set x11, {UART_BASE}
 	adr x12, 1f
 	set x13, {enable}
@@ -242,7 +242,7 @@ def test_isr_el1_shows_what_is_signalled_though_masked(
 ) -> None:
     guest = f"""
 	set x9, {GICD_BASE}
-	set x10, {GICR_BASE + 0x10000}
+	set x10, {gicr_base(1) + 0x10000}
 	mov w1, #3
 	str w1, [x9]
 	mov w1, #-{group}

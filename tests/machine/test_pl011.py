@@ -127,3 +127,9 @@ def test_the_console_takes_any_access(accesses: list[tuple[bool, int, int, int]]
         else:
             assert 0 <= console.read(offset, size) < 2**64
     assert len(console.text.encode("utf-8", "replace")) <= 3 * 16
+
+
+def test_it_is_enabled_as_a_reset_leaves_it() -> None:
+    console = Console()
+    assert console.read(0x30, 4) == 0x300  # CR: TXE, RXE
+    assert console.read(0x34, 4) == 0x12  # IFLS

@@ -16,8 +16,10 @@ from typing import Any, Final
 import pytest
 
 from asm import ROOT, assemble
+from frail import ABORTS_UNICORN
 from pvlock import workload
 from pvlock.abi import Policy
+from pvlock.engines.emulator.engine import EmulatorEngine
 from pvlock.errors import ConfigError, PvlockError
 from pvlock.sweep import files, fingerprint
 from pvlock.sweep.cache import Cache, default_folder
@@ -27,7 +29,6 @@ from pvlock.sweep.results import CellResult, collect
 from pvlock.sweep.run import Failure, Measurement, Outcome, Run, execute, runs_of
 from pvlock.workload import Settings
 
-ABORTS_UNICORN: Final = 0x4ECF27D6
 ENVIRONMENT: Final = os.environ | {
     "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
     "PYTHONUNBUFFERED": "1",
@@ -192,6 +193,7 @@ def test_a_worker_that_dies_fails_its_cell_only(
     """The worker really dies, of an instruction that aborts Unicorn."""
     killer = assemble(f".inst {ABORTS_UNICORN:#x}")
     known = workload.image_of
+    monkeypatch.setattr(EmulatorEngine, "worker", "frail")
     monkeypatch.setattr(
         workload, "image_of", lambda name, _=False: killer if name == "killer" else known(name)
     )

@@ -80,7 +80,7 @@ def run_file(
             files.write("", machine.events(**facts), sys.stderr)
 
     with ended_by_signals(terminal.abandon):
-        disk = archive.read(options.initrd) if options.initrd else None
+        disk = archive.read(options.initrd, say) if options.initrd else None
         try:
             event, usage = guest_run.run(
                 create, guest, disk, output, options.limit_ns,

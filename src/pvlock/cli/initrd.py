@@ -23,6 +23,20 @@ _CHUNK = 1 << 20
 # What only the kernel can unpack here: the file is believed from its first bytes.
 _BELIEVED = (b"\x28\xb5\x2f\xfd", b"\x02\x21\x4c\x18", b"\x89LZO")
 
+_LOOKS = (
+    (0x438, b"\x53\xef", "an ext2, ext3 or ext4 file system"),
+    (0, b"hsqs", "a squashfs file system"),
+    (0, b"\x45\x3d\xcd\x28", "a cramfs file system"),
+    (0, b"-rom1fs-", "a romfs file system"),
+    (0x400, b"\xe2\xe1\xf5\xe0", "an EROFS file system"),
+    (0x8001, b"CD001", "an ISO 9660 file system"),
+    (0, b"XFSB", "an XFS file system"),
+    (0x101, b"ustar", "a tar archive"),
+    (0, b"\x7fELF", "an ELF file"),
+    (0, b"PK\x03\x04", "a zip archive"),
+)
+"""What an initrd may be that is no cpio archive: where, what, and what for people."""
+
 
 class _Unpacker(Protocol):
     @property
@@ -31,27 +45,32 @@ class _Unpacker(Protocol):
     def decompress(self, data: bytes, /) -> bytes: ...
 
 
-def read(path: str | Path) -> bytes:
-    """Return what is in the file `path`. Raises ImageError as check(), or if it cannot be read."""
+def read(path: str | Path, warn: Callable[[str], None]) -> bytes:
+    """Return what is in the file `path`. Raises ImageError as check(), or if it cannot be read.
+
+    `warn` is told of a file that is no archive: the kernel may know what to do with it.
+    """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}") from error
-    check(data, str(path))
+    if not check(data, str(path)):
+        warn(f"{path}: no cpio archive; it looks like {_look(data)}, and is the kernel's to judge")
     return data
 
 
-def check(data: bytes, name: str) -> None:
-    """Raise ImageError unless `data` is an archive that Linux unpacks: cpio, compressed or not.
+def check(data: bytes, name: str) -> bool:
+    """Whether `data` is an archive that Linux unpacks: cpio, compressed or not.
 
     gzip, bzip2, xz and lzma are unpacked, a cpio archive is walked through to its end; zstd, lz4
-    and lzo are recognised and no more.
+    and lzo are recognised and no more. Raises ImageError for one that is broken or cut off, and for
+    an empty file.
     """
     if data.startswith(_BELIEVED):
-        return
+        return True
     if data.startswith(_CPIO_MAGIC):
         _check_cpio(data, name)
-        return
+        return True
     unpackers: dict[bytes, tuple[str, Callable[[], _Unpacker]]] = {
         b"\x1f\x8b": ("gzip", lambda: zlib.decompressobj(_GZIP)),
         b"BZh": ("bzip2", bz2.BZ2Decompressor),
@@ -61,9 +80,17 @@ def check(data: bytes, name: str) -> None:
     for magic, (kind, unpacker) in unpackers.items():
         if data.startswith(magic):
             _check_packed(data, name, kind, unpacker())
-            return
-    what = "an empty file" if not data else "neither a cpio archive nor a compressed one"
-    raise ImageError(f"{name}: {what}; an initrd is what the kernel unpacks")
+            return True
+    if not data:
+        raise ImageError(f"{name}: an empty file; an initrd is what the kernel unpacks")
+    return False
+
+
+def _look(data: bytes) -> str:
+    for at, magic, what in _LOOKS:
+        if data.startswith(magic, at):
+            return what
+    return "nothing that is known here"
 
 
 def _check_packed(data: bytes, name: str, kind: str, unpacker: _Unpacker) -> None:

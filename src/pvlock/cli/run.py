@@ -35,6 +35,21 @@ _DEFAULTS = {
 _KINDS = {"cs_ns": GuestKind.WORKLOAD, "think_ns": GuestKind.WORKLOAD}
 
 
+class Address(click.ParamType[int]):
+    """An address, in hexadecimal with 0x or in decimal."""
+
+    name = "address"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, context: click.Context | None
+    ) -> int:
+        """Return the number. Raises BadParameter."""
+        try:
+            return int(value, 0)
+        except ValueError:
+            self.fail(f"{value!r} is no address, such as 0x40080000", param, context)
+
+
 def _option(kinds: GuestKind, *names: str, **attributes: Any) -> Callable[..., Any]:
     return click.option(*names, cls=GuestOption, kinds=kinds, **attributes)
 
@@ -63,6 +78,13 @@ def _option(kinds: GuestKind, *names: str, **attributes: Any) -> Callable[..., A
     type=click.IntRange(4, RAM_LIMIT >> 20),
     metavar="MIB",
     help="Size of its RAM.  [default: 64; 512 for a Linux Image]",
+)
+@_option(
+    GuestKind.FILE,
+    "--load-address",
+    type=Address(),
+    metavar="IPA",
+    help="It is a raw binary, which begins at this address (QEMU's virt board: 0x40080000).",
 )
 @_option(GuestKind.LINUX, "--initrd", metavar="FILE", help="Its initial RAM disk.")
 @_option(GuestKind.LINUX, "--no-reboot", is_flag=True, help="Its reboot ends the run.")
@@ -114,7 +136,7 @@ def run(
         _announce(told, settings, say)
         _run_workload(settings, engine, json_to, trace_to, say)
         return
-    with image.opened(guest) as opened:
+    with image.opened(guest, options["load_address"]) as opened:
         kind = GuestKind.LINUX if opened.kind is image.Kind.LINUX else GuestKind.ELF
         refuse_options_of_others(context, guest, kind)
         limit_ns = given.pop("duration_ns", None if kind is GuestKind.LINUX else LIMIT_NS)

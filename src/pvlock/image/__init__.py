@@ -17,7 +17,7 @@ from pvlock.image.linux import check_granule
 from pvlock.memory import GuestMemory, MemorySlot
 
 __all__ = (
-    "Data", "Image", "Kind", "Loaded", "Segment", "check_granule", "load", "opened", "parse",
+    "Data", "Image", "Kind", "Loaded", "Segment", "check_granule", "load", "opened", "parse", "raw",
 )  # fmt: skip
 
 _IPA_LIMIT = 2**64
@@ -28,14 +28,20 @@ _MOST_LAYERS = 2
 
 
 @contextlib.contextmanager
-def opened(path: str | Path) -> Iterator[Image]:
-    """Open a guest file; the image can be loaded until the block ends. Raises ImageError."""
+def opened(path: str | Path, load_address: int | None = None) -> Iterator[Image]:
+    """Open a guest file; the image can be loaded until the block ends. Raises ImageError.
+
+    With `load_address` it is a raw binary, which begins there.
+    """
     with contextlib.ExitStack() as stack:
         try:
             data = stack.enter_context(contents(path))
         except OSError as error:
             raise ImageError(f"{path}: {error.strerror}") from error
-        yield parse(data, str(path))
+        if load_address is None:
+            yield parse(data, str(path))
+        else:
+            yield raw(data, str(path), load_address)
 
 
 def parse(data: Data, name: str) -> Image:
@@ -59,6 +65,13 @@ def parse(data: Data, name: str) -> Image:
     return image
 
 
+def raw(data: Data, name: str, ipa: int) -> Image:
+    """Take `data` for a program that begins at `ipa`, whatever it is. Raises ImageError."""
+    image = Image(name, Kind.RAW, ipa, (Segment(ipa, data, len(data)),))
+    _check_layout(image)
+    return image
+
+
 def _parse(data: Data, name: str) -> Image:
     for _ in range(_MOST_LAYERS + 1):
         head = data[:_HEAD]
@@ -70,7 +83,10 @@ def _parse(data: Data, name: str) -> Image:
         if head.startswith(elf.MAGIC):
             return elf.parse(data[:], name)
         if not packed.is_packed(head):
-            what = "neither an ELF file nor a Linux arm64 kernel" if head else "an empty file"
+            what = (
+                "neither an ELF file nor a Linux arm64 kernel; a raw binary needs --load-address"
+                if head else "an empty file"
+            )  # fmt: skip
             raise ImageError(f"{name}: {what}")
         data = packed.unpack(data, name)
     raise ImageError(f"{name}: packed more than {_MOST_LAYERS} times")
@@ -89,7 +105,7 @@ def load(image: Image, memory: GuestMemory, ram_base: int) -> Loaded:
     Loaded(entry=1073741824, start=1073741824, end=1073741828)
     >>> memory.close()
     """
-    base = 0 if image.kind is Kind.ELF_EXEC else ram_base
+    base = image.base(ram_base)
     if base % image.alignment:
         raise ImageError(
             f"{image.name}: RAM at {ram_base:#x} is not aligned to {image.alignment:#x} bytes"

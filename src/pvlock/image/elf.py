@@ -73,7 +73,8 @@ def _program_headers(elf: "ELFFile", data: bytes, name: str) -> "list[ElfSegment
     for header in headers:
         if header["p_type"] not in ("PT_LOAD", "PT_DYNAMIC"):
             continue
-        if header["p_offset"] + header["p_filesz"] > len(data):
+        # Memory that is only zeroed may name any place in the file: nothing is read there.
+        if header["p_filesz"] and header["p_offset"] + header["p_filesz"] > len(data):
             raise ImageError(f"{name}: cut off within the segment at {header['p_paddr']:#x}")
         if header["p_filesz"] > header["p_memsz"]:
             raise ImageError(f"{name}: segment at {header['p_paddr']:#x} is larger than its memory")
@@ -93,7 +94,10 @@ def _refuse_loader(header: "ElfSegment", name: str) -> None:
         if tag == _DT_NEEDED:
             raise ImageError(f"{name}: needs shared libraries; link it statically")
         if tag in _DT_RELOCATION_SIZES and value:
-            raise ImageError(f"{name}: has dynamic relocations; link it at a fixed address")
+            raise ImageError(
+                f"{name}: has dynamic relocations; link it at a fixed address, or, if it relocates "
+                "itself, make it a raw binary (objcopy -O binary) for --load-address"
+            )
 
 
 def _physical_entry(entry: int, loads: "list[ElfSegment]") -> int:

@@ -14,6 +14,7 @@ class Kind(enum.Enum):
     ELF_EXEC = "ELF executable"
     ELF_DYN = "position-independent ELF executable"
     LINUX = "Linux Image"
+    RAW = "raw binary"
 
 
 Data = bytes | FileBytes
@@ -32,8 +33,8 @@ class Segment(NamedTuple):
 class Image:
     """A guest file, checked as far as that goes without a machine.
 
-    `entry` and the segments' addresses are IPAs; unless `kind` is ELF_EXEC they count from where
-    RAM begins, which must be a multiple of `alignment` bytes. `page_size` is that of a Linux kernel
+    `entry` and the segments' addresses are IPAs, or count from where RAM begins, which must then be
+    a multiple of `alignment` bytes: see base(). `page_size` is that of a Linux kernel
     which says so, in bytes: its CPU must have pages of that size.
     """
 
@@ -43,6 +44,15 @@ class Image:
     segments: tuple[Segment, ...]
     alignment: int = 1
     page_size: int | None = None
+
+    def base(self, ram_base: int) -> int:
+        """Return what to add to the addresses to get IPAs, where RAM begins at `ram_base`.
+
+        A position-independent file that is linked at addresses in RAM stays there.
+        """
+        linked = min(segment.ipa for segment in self.segments)
+        fixed = self.kind is Kind.ELF_DYN and linked >= ram_base
+        return 0 if fixed or self.kind in (Kind.ELF_EXEC, Kind.RAW) else ram_base
 
 
 @dataclass(frozen=True)

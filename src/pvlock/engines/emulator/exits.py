@@ -20,7 +20,7 @@ from pvlock.engines.emulator.gic import Gic
 from pvlock.engines.emulator.scheduler import Scheduler
 from pvlock.engines.emulator.vcpu import EmulatedVcpu, Exit
 from pvlock.errors import GuestFault
-from pvlock.memory_map import GICD_BASE, GICD_SIZE, GICR_BASE, GICR_STRIDE
+from pvlock.memory_map import GICD_BASE, GICD_SIZE, GICR_STRIDE, gicr_base
 
 _PAGE = 4096
 # ESR_ELx.ISS of a data abort.
@@ -62,6 +62,11 @@ class Exits:
     post: Post
     shown: dict[int, bytes | None] = field(default_factory=dict)
     """Pages of devices whose reads have no effect at the moment, by IPA."""
+    _gicr: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Find the redistributors."""
+        self._gicr = gicr_base(self.config.vcpus)
 
     def answer(self, cpu: int, vcpu: EmulatedVcpu, reason: Exit) -> None:
         """Answer the exit of `vcpu`, which is on `cpu`, and charge the CPU for it.
@@ -155,8 +160,8 @@ class Exits:
     def _device_read(self, vcpu: int, ipa: int, size: int) -> int | None:
         if 0 <= ipa - GICD_BASE < GICD_SIZE:
             return self.gic.distributor_read(ipa - GICD_BASE, size)
-        if 0 <= ipa - GICR_BASE < GICR_STRIDE * self.config.vcpus:
-            return self.gic.redistributor_read(ipa - GICR_BASE, size)
+        if 0 <= ipa - self._gicr < GICR_STRIDE * self.config.vcpus:
+            return self.gic.redistributor_read(ipa - self._gicr, size)
         page, offset = self.shown.get(ipa & ~(_PAGE - 1)), ipa & (_PAGE - 1)
         if page is not None:
             return int.from_bytes(page[offset : offset + size], "little")
@@ -166,8 +171,8 @@ class Exits:
     def _device_write(self, vcpu: int, ipa: int, size: int, value: int) -> bool:
         if 0 <= ipa - GICD_BASE < GICD_SIZE:
             self.gic.distributor_write(ipa - GICD_BASE, size, value)
-        elif 0 <= ipa - GICR_BASE < GICR_STRIDE * self.config.vcpus:
-            self.gic.redistributor_write(ipa - GICR_BASE, size, value)
+        elif 0 <= ipa - self._gicr < GICR_STRIDE * self.config.vcpus:
+            self.gic.redistributor_write(ipa - self._gicr, size, value)
         elif ipa in self.config.coalesced:
             self.post([vcpu, ipa, size, value])
         else:

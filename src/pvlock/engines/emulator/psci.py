@@ -15,6 +15,9 @@ PSCI_MIGRATE_INFO_TYPE: Final = 0x8400_0006
 """DEN 0022, 5.9: which Trusted OS there is."""
 _TOS_NOT_PRESENT_OR_MP: Final = 2
 
+_MOST_LEVEL: Final = 3
+"""Affinity levels are Aff0 to Aff3."""
+
 _SMC64: Final = 1 << 30  # SMCCC (DEN 0028), function identifier bit 30
 _RANGE: Final = 0x8400_0000  # Standard Secure Service calls, which PSCI leads with 0x00 to 0x1F
 
@@ -101,11 +104,13 @@ class Psci:
         return _returns(abi.PSCI_SUCCESS, PowerOn(target, entry, context_id))
 
     def _affinity_info(self, vcpu: int, mpidr: int, level: int, x3: int) -> PsciResult:
-        # PSCI 1.0 asks for level 0 only (DEN 0022, AFFINITY_INFO).
-        target = self._vcpu_of.get(mpidr)
-        if target is None or level != 0:
+        # PSCI 1.0 asks for level 0 only; KVM still answers for a whole cluster: ON if any is.
+        mask = -1 << 8 * level if level <= _MOST_LEVEL else 0
+        asked = [vcpu for at, vcpu in self._vcpu_of.items() if mask and not (at ^ mpidr) & mask]
+        if not asked:
             return _returns(abi.PSCI_INVALID_PARAMETERS)
-        return _returns(abi.AFFINITY_ON if self._on[target] else abi.AFFINITY_OFF)
+        on = any(self._on[vcpu] for vcpu in asked)
+        return _returns(abi.AFFINITY_ON if on else abi.AFFINITY_OFF)
 
     def _migrate_info_type(self, vcpu: int, x1: int, x2: int, x3: int) -> PsciResult:
         return _returns(_TOS_NOT_PRESENT_OR_MP)

@@ -169,9 +169,10 @@ class KvmVm:
         device = ioctl.CreateDevice(ioctl.DEV_TYPE_ARM_VGIC_V3)
         ioctl.must("create a GICv3", self.fd, ioctl.CREATE_DEVICE, device)
         self._gic = int(device.fd)
+        gicr = memory_map.gicr_base(len(self.vcpus))
         for group, attr, value in (
             (ioctl.VGIC_GRP_ADDR, ioctl.VGIC_V3_ADDR_TYPE_DIST, c.c_uint64(memory_map.GICD_BASE)),
-            (ioctl.VGIC_GRP_ADDR, ioctl.VGIC_V3_ADDR_TYPE_REDIST, c.c_uint64(memory_map.GICR_BASE)),
+            (ioctl.VGIC_GRP_ADDR, ioctl.VGIC_V3_ADDR_TYPE_REDIST, c.c_uint64(gicr)),
             (ioctl.VGIC_GRP_NR_IRQS, 0, c.c_uint32(_INTERRUPTS)),
             (ioctl.VGIC_GRP_CTRL, ioctl.VGIC_CTRL_INIT, None),
         ):
