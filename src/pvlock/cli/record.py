@@ -71,3 +71,5 @@ def record(output: Path, seconds: float, threads: str | None) -> None:
     print(f"{output}: {watched} VCPUs, {len(events):,} events, {size}")
     if taken.lost:
         say(f"record: {taken.lost:,} switches were lost: this host is too busy to read them all")
+    if untold := sum(taken.untold().values()):
+        say(f"record: the kernel did not tell {untold:,} switches; who then had the CPU is a guess")

@@ -36,6 +36,17 @@ class Recording:
     records: bytes
     lost: int
 
+    def untold(self) -> dict[int, int]:
+        """Count, by CPU, switches that the kernel did not tell: who leaves was not on the CPU."""
+        on: dict[int, int] = {}
+        untold: dict[int, int] = defaultdict(int)
+        for _, cpu, woken, leaving, following, *_ in slots.RECORD.iter_unpack(self.records):
+            if not woken:
+                if on.get(cpu, leaving) != leaving:
+                    untold[cpu] += 1
+                on[cpu] = following
+        return dict(untold)
+
 
 def record(watcher: Watcher, seconds: float, names: Names, go_on: Callable[[], bool]) -> Recording:
     """Record for so long, or while `go_on`. Raises WatchError."""
