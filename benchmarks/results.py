@@ -27,11 +27,12 @@ python benchmarks/results.py cells.csv
 ```
 
 All figures are in virtual time on the emulator, where an instruction costs 1 ns, an exit 1 µs and a
-switch 3 µs. So the same commands give the same figures on any machine, and none of them is a
-measurement of silicon. `gain` is the throughput with PV-lock divided by that without; `kept` is the
-throughput with PV-lock divided by that of as many VCPUs as CPUs. The last column has medians of
-other measurements: the share of the CPUs' time that was spent spinning (a wait that outlasts the
-run counts in full, so it can exceed 100 %), and switches and sleeps per millisecond of guest time.
+switch 3 µs. So the same commands of the same version give the same figures on any machine, and none
+of them is a measurement of silicon. `gain` is the throughput with PV-lock divided by that without;
+`kept` is the throughput with PV-lock divided by that of as many VCPUs as CPUs. The last column has
+medians of other measurements: the share of the CPUs' time that was spent spinning (a wait that
+outlasts the run counts in full, so it can exceed 100 %), and switches and sleeps per millisecond of
+guest time.
 
 """
 

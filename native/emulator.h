@@ -2,7 +2,8 @@
 /*
  * What the files of native/ share: the state of VCPUs, of simulated CPUs and of the machine.
  *
- * vcpu.py restates the structures; layout.c lists every field, and vcpu.py compares when it starts.
+ * vcpu.py restates the structures. layout.c lists every field, so that check_layout() in vcpu.py can
+ * compare them when a worker starts.
  */
 #ifndef EMULATOR_H
 #define EMULATOR_H
@@ -79,7 +80,11 @@ struct vcpu {
 	uint32_t fault_esr;
 	/* input */
 	uint32_t asleep;	/* blocked by WFI: a rising line must be told */
-	uint32_t trap_wfe;	/* HCR_EL2.TWE, as it was set when the VCPU got its CPU */
+	/*
+	 * Whether WFE traps, decided when the VCPU got its CPU. Stands for HCR_EL2.TWE, which is
+	 * never set: see look_back().
+	 */
+	uint32_t trap_wfe;
 	uint32_t event;		/* the event register */
 	uint32_t flush;
 	uint32_t waiting;	/* in WFE: on its CPU, and executes nothing */

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Exceptions. What targets EL1 is taken to the guest's vector here, by QEMU's own exception entry,
- * without leaving the engine. What targets EL2 leaves vm_run() as an exit for Python (vm.py).
+ * without leaving the engine. What targets EL2 leaves vm_run() as an exit for Python
+ * (exits.py).
  */
 #include "qemu.h"
 
@@ -103,7 +104,7 @@ void on_exception(uc_engine *uc, uint32_t number, struct vm *vm)
 		case EC_SMC64:
 			leave(v, EXIT_SMC);
 			return;
-		case EC_WFX:
+		case EC_WFX:	/* WFI: WFE does not come this way, see blocks.c */
 			leave(v, EXIT_WFI);
 			return;
 		case EC_IABT_LOW:

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* The structures that vcpu.py restates, so that it can compare them when it starts. */
+/*
+ * The structures that vcpu.py restates, so that check_layout() in vcpu.py can compare them when a
+ * worker starts.
+ */
 #include "emulator.h"
 
 struct field {

@@ -4,8 +4,9 @@
  *
  * QEMU, inside of Unicorn, plays CPUs that have EL2. We are the hypervisor at EL2: HCR_EL2 traps
  * WFI and SMC, stage 2 translation (tables built in stage2.py) traps device accesses and protects
- * memory slots from writes. So every trap is an architectural exception with its architectural
- * syndrome. What cannot be answered here leaves vm_run() as an exit for Python (vm.py).
+ * memory slots from writes. So every trap but that of WFE (blocks.c) is an architectural exception
+ * with its architectural syndrome. What cannot be answered here leaves vm_run() as an exit for
+ * Python (exits.py).
  */
 #include <stdlib.h>
 

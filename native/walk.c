@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * A shorter way to fill the TLB.
+ * Page-table walks of the guest's stage 1: a shorter way to fill the TLB than QEMU's own walk, which
+ * remains for all that is not plain.
  *
  * QEMU translates the address of each stage 1 table through stage 2, some twenty loads for a page.
  * Stage 2 says nothing here but which IPAs are memory slots, so the tables are read in the slots
  * themselves. Whatever is not plainly a translation that succeeds is left to QEMU: faults of every
- * kind, devices, other granules than 4 KiB.
+ * kind, devices, other granules than 4 KiB, big-endian tables.
  */
 #include "qemu.h"
 
@@ -15,6 +16,7 @@ enum { ATTRS_USER = 1 << 2, ATTRS_GUARDED = 1 << 20 };	/* struct MemTxAttrs */
 
 #define SCTLR_M 1u
 #define SCTLR_WXN (1u << 19)
+#define SCTLR_EE (1u << 25)
 #define TCR_EPD0 (1ull << 7)
 #define TCR_EPD1 (1ull << 23)
 #define TCR_HPD0 (1ull << 41)
@@ -121,11 +123,12 @@ static bool fill(void *cpu, uint64_t address, int size, int access, int mmu, boo
 {
 	static const int wanted[] = { PAGE_READ, PAGE_WRITE, PAGE_EXEC };
 	struct vcpu *v = vcpu_of((uint8_t *)cpu + cpu_env);
+	uint64_t sctlr = env64(v, ENV_SCTLR_EL1);
 	struct translation t;
 	const struct slot *s;
 
 	if (short_walks && (mmu == E10_0 || mmu == E10_1 || mmu == E10_1_PAN) &&
-	    env64(v, ENV_SCTLR_EL1) & SCTLR_M && walk(v, address, &t) &&
+	    sctlr & SCTLR_M && !(sctlr & SCTLR_EE) && walk(v, address, &t) &&
 	    (s = slot_of(v->vm, t.ipa))) {
 		int prot = permissions(v, &t, address >> 55 & 1, mmu);
 

@@ -3,8 +3,8 @@
 
 Each field of Host carries its default, its limits, its unit, its help text and the name of its
 option. The command line's options, the axes of a sweep, the keywords of Machine and what the kvm
-engine refuses are made from these fields. So a new cost or knob is one more field here, and nothing
-else but the code that obeys it.
+engine refuses are made from these fields. So a new cost or knob is one more field here, and the
+code that obeys it (docs/architecture.md says where else one stands that C obeys).
 
 >>> Host(slice_ns=10)
 Traceback (most recent call last):
@@ -190,7 +190,8 @@ class Host:
         default=True,
         metadata=choice(
             "wfe",
-            "Does a WFE give its CPU to a preempted VCPU while VCPUs wait for one, as KVM does?",
+            "Does WFE give the CPU to a preempted VCPU, if VCPUs waited when this one got its CPU, "
+            "as on KVM?",
             {"trap": True, "notrap": False},
             simulated=True,
         ),

@@ -137,9 +137,8 @@ class Machine:
         `pvlock` offers the interface; `place` gives every VCPU its structure, as a VMM would, else
         that is left to Vcpu.set_attr. `script` fixes every switch, `record` keeps them for
         `switches()`, `trace` for `events()` instead, and offers the guest the rings in which it
-        records its locks. `output` gets console bytes as they come. The fields of host.Host are
-        keywords too: `policy`, `slice_ns`, `quantum_ns`, `seed`, `trap_wfe`, `exit_ns` and
-        `switch_ns`.
+        records its locks. `output` gets console bytes as they come. All fields of host.Host are
+        keywords too.
         Raises ConfigError for what makes no sense, EngineError when the engine cannot.
         """
         pcpus = vcpus if pcpus is None else pcpus

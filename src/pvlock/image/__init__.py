@@ -47,9 +47,10 @@ def opened(path: str | Path, load_address: int | None = None) -> Iterator[Image]
 def parse(data: Data, name: str) -> Image:
     """Read the guest file `data`; `name` is for messages. Raises ImageError, and nothing else.
 
-    >>> parse(b"#!/bin/sh", "init")
+    >>> parse(b"#!/bin/sh", "init")  # doctest: +NORMALIZE_WHITESPACE
     Traceback (most recent call last):
-    pvlock.errors.ImageError: init: neither an ELF file nor a Linux arm64 kernel
+    pvlock.errors.ImageError: init: neither an ELF file nor a Linux arm64 kernel;
+        a raw binary needs --load-address
     >>> from pvlock.workload import image_of
     >>> image = parse(image_of("mutex"), "mutex")
     >>> image.kind.value, hex(image.entry)

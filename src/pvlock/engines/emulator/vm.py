@@ -197,7 +197,10 @@ class Vm:
 
     @property
     def exits(self) -> dict[str, int]:
-        """Exits by kind, those included that were answered without leaving C."""
+        """Exits by kind, those included that were answered without leaving C.
+
+        But a WFE that trapped and had nobody to yield to is not counted.
+        """
         counted = self._exits_here.copy()
         for reason in Exit:
             counted[reason.name.lower()] += self._vm.exits[reason]
@@ -310,8 +313,9 @@ class Vm:
     def _entered(self, vcpu: int) -> None:
         """Do what KVM does when it puts a VCPU on a CPU (kvm_arch_vcpu_load).
 
-        HCR_EL2.TWE is set if others wait for a CPU. The event register is set by the return to the
-        guest.
+        WFE traps from now on if others wait for a CPU. KVM sets HCR_EL2.TWE for that; here it is
+        never set, and look_back() in native/blocks.c asks `trap_wfe`. The event register is set by
+        the return to the guest.
         """
         state = self.vcpus[vcpu].state
         state.trap_wfe = self.config.trap_wfe and bool(self.scheduler.queue)

@@ -55,7 +55,7 @@ An example
 
 Three VCPUs, one lock, one preemption. VCPU 0 owns the lock, VCPU 1 waits for it, and VCPU 2 waits
 behind VCPU 1. Then VCPU 1 is preempted. VCPU 0 releases the lock, and nobody takes it until VCPU 1
-is back. tests/test_attribution_example.py runs these events, and gets all that stands below:
+is back. tests/trace/test_attribution_example.py runs these events, and gets all that stands below:
 
     position  ns  VCPU  event
            0   0     0  SCHED_IN
