@@ -62,6 +62,8 @@ hostname guest
 cd /tmp
 {command}
 echo "userspace: status $?"
+# What was printed last may not have left the kernel yet, and "poweroff -f" does not wait for it.
+sleep 1
 poweroff -f
 """
 # None of it is needed by a program that runs here, and all of it would have to be unpacked.
