@@ -38,7 +38,9 @@ def has_syndrome(vcpu: EmulatedVcpu) -> bool:
 def write(self: Exits, vcpu: EmulatedVcpu, data: bytes) -> None:
     address = vcpu.state.ipa & ~15 if len(data) > 8 else vcpu.state.ipa
     assert isinstance(self.host, Vm)
-    c.memmove(self.host.memory.host(address, len(data)), data, len(data))
+    # A hostile guest stores beyond the region, too: what nothing holds cannot be written.
+    if self.host.is_memory(address) and self.host.is_memory(address + len(data) - 1):
+        c.memmove(self.host.memory.host(address, len(data)), data, len(data))
 
 
 def stored(vcpu: EmulatedVcpu) -> bytes:
