@@ -196,15 +196,6 @@ class Host:
             simulated=True,
         ),
     )
-    pauth: bool = field(
-        default=False,
-        metadata=choice(
-            "pauth",
-            "Is pointer authentication offered? Kernels that use it run slower then.",
-            {"off": False, "on": True},
-            simulated=True,
-        ),
-    )
     exit_ns: int = field(
         default=1_000,
         metadata=time(
@@ -215,6 +206,15 @@ class Host:
         default=3_000,
         metadata=time(
             "switch-cost", "What putting another VCPU on a CPU costs.", 0, _MOST_NS, simulated=True
+        ),
+    )
+    pauth: bool = field(
+        default=False,
+        metadata=choice(
+            "pauth",
+            "Is pointer authentication offered? Kernels that use it run slower then.",
+            {"off": False, "on": True},
+            simulated=True,
         ),
     )
 
