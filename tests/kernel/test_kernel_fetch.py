@@ -259,3 +259,9 @@ def test_where_it_cannot_be_put(tmp_path: Path) -> None:
         done = pvlock("kernel", "fetch", option, str(target))
         assert done.status == 2
         assert complaint(done) == f"pvlock: {named} {target}: Not a directory"
+
+
+def test_no_mirror_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apt, "mirror", lambda: None)
+    with pytest.raises(LabError, match="names no Debian archive: name one by --mirror URI"):
+        debian.Archive("trixie", None, tmp_path / "apt")

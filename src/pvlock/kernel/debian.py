@@ -15,7 +15,6 @@ from pathlib import Path
 from pvlock.errors import LabError
 from pvlock.lab import apt
 
-MIRROR = ""
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _TOOLS = ("apt-get", "apt-cache", "dpkg-deb")
 _CONFIGURATION = """\
@@ -41,7 +40,7 @@ class Archive:
     def __init__(self, suite: str, mirror: str | None, folder: Path) -> None:
         """Prepare to fetch from `mirror`; None: from the one that this machine uses.
 
-        Raises LabError when a program is missing.
+        Raises LabError when a program is missing, or no mirror is known.
         """
         missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
         if not KEYRING.exists():
@@ -51,11 +50,16 @@ class Archive:
                 f"{', '.join(missing)}: not here; pvlock kernel fetch needs the packages apt, "
                 "dpkg and debian-archive-keyring"
             )
+        uri = mirror or apt.mirror()
+        if uri is None:
+            raise LabError(
+                "apt on this machine names no Debian archive: name one by --mirror URI or in "
+                "PVLOCK_LAB_MIRROR"
+            )
         self._folder = folder
         for name in ("lists/partial", "cache/archives/partial"):
             (folder / name).mkdir(parents=True)
         (folder / "status").touch()
-        uri = mirror or apt.mirror() or MIRROR
         (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {uri} {suite} main\n")
         lines = [_CONFIGURATION.format(folder=folder.resolve()), *apt.options()]
         (folder / "apt.conf").write_text("\n".join(lines) + "\n")
