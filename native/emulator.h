@@ -215,7 +215,7 @@ void forget_page(struct vcpu *v, uint64_t address);
 bool event_pending(struct vcpu *v);
 bool wait_for_event(struct vcpu *v);
 bool wait_is_over(struct vcpu *v, uint64_t now);
-uint64_t next_event(const struct vcpu *v, uint64_t now);
+uint64_t next_event(const struct vcpu *v, uint64_t time);
 void send_event(struct vm *vm);
 
 /* registers.c */

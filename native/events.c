@@ -15,7 +15,7 @@
 #define NEVER (1ull << 62)
 
 /* The next time after `time` at which the event stream has an event, in ns. */
-static uint64_t next_in_stream(const struct vcpu *v, uint64_t time)
+uint64_t next_event(const struct vcpu *v, uint64_t time)
 {
 	uint64_t control = env64(v, ENV_CNTKCTL_EL1), half, period;
 
@@ -65,7 +65,7 @@ static void clear(struct vcpu *v, uint64_t time)
 bool event_pending(struct vcpu *v)
 {
 	watch_monitor(v);
-	if (!v->event && next_in_stream(v, v->event_since) > v->time && !monitor_lost(v))
+	if (!v->event && next_event(v, v->event_since) > v->time && !monitor_lost(v))
 		return false;
 	clear(v, v->time);
 	return true;
@@ -85,18 +85,12 @@ bool wait_for_event(struct vcpu *v)
 /* Whether a VCPU that waits in WFE goes on, at `time`. */
 bool wait_is_over(struct vcpu *v, uint64_t time)
 {
-	if (v->event || next_in_stream(v, v->event_since) <= time || monitor_lost(v))
+	if (v->event || next_event(v, v->event_since) <= time || monitor_lost(v))
 		clear(v, time);
 	else if (!v->line || !interrupt_due(v))
 		return false;
 	v->waiting = 0;
 	return true;
-}
-
-/* When a wait ends if nobody else does anything, in ns. */
-uint64_t next_event(const struct vcpu *v, uint64_t time)
-{
-	return next_in_stream(v, time);
 }
 
 void send_event(struct vm *vm)

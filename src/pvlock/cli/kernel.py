@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from pvlock.cli import kernel_build
-from pvlock.cli.shared import ended_by_signals, say
+from pvlock.cli.shared import archive_options, ended_by_signals, say
 from pvlock.kernel import fetch as source
 
 _APPEND = "console=ttyAMA0"
@@ -45,18 +45,7 @@ kernel.add_command(kernel_build.patches)
 )
 @click.option("--no-initrd", is_flag=True, help="Only the kernel.")
 @click.option("--refresh", is_flag=True, help="Fetch it again: Debian updates its kernels.")
-@click.option(
-    "--mirror",
-    envvar="PVLOCK_LAB_MIRROR",
-    metavar="URI",
-    help="A Debian archive.  [default: apt's; PVLOCK_LAB_MIRROR]",
-)
-@click.option(
-    "--cache",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Where kernels are kept.  [default: ~/.cache/pvlock/kernel]",
-)
+@archive_options
 def fetch(
     suite: str, flavour: str, out: Path | None, no_initrd: bool, refresh: bool,
     mirror: str | None, cache: Path | None,

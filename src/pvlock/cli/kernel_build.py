@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from pvlock import files
-from pvlock.cli.shared import ended_by_signals, say
+from pvlock.cli.shared import archive_options, ended_by_signals, say
 from pvlock.kernel import build as builder
 from pvlock.kernel import fetch, series, source
 
@@ -43,18 +43,7 @@ from pvlock.kernel import fetch, series, source
     help="How many files to compile at a time.",
 )
 @click.option("--refresh", is_flag=True, help="Fetch the source again: Debian updates it.")
-@click.option(
-    "--mirror",
-    envvar="PVLOCK_LAB_MIRROR",
-    metavar="URI",
-    help="A Debian archive.  [default: apt's; PVLOCK_LAB_MIRROR]",
-)
-@click.option(
-    "--cache",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Where kernels are kept.  [default: ~/.cache/pvlock/kernel]",
-)
+@archive_options
 def build(
     kernel: str, out: Path | None, linux: str, tree: Path | None, jobs: int, refresh: bool,
     mirror: str | None, cache: Path | None,

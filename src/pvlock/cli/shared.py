@@ -27,6 +27,23 @@ def engine_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., 
     )
 
 
+def archive_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command that fetches from Debian its options --mirror and --cache."""
+    mirror = click.option(
+        "--mirror",
+        envvar="PVLOCK_LAB_MIRROR",
+        metavar="URI",
+        help="A Debian archive.  [default: apt's; PVLOCK_LAB_MIRROR]",
+    )
+    cache = click.option(
+        "--cache",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Where kernels are kept.  [default: ~/.cache/pvlock/kernel]",
+    )
+    return mirror(cache(command))
+
+
 def say(text: str) -> None:
     """Print a line on stderr, at once."""
     print(f"pvlock: {text}", file=sys.stderr, flush=True)
