@@ -6,6 +6,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from pvlock.cli.profile_files import ProfileFile, ProfileOptions
 from pvlock.cli.shared import ended_by_signals, json_writer, say
 from pvlock.cli.trace_files import TraceFiles
 from pvlock.errors import PvlockError
@@ -43,7 +44,12 @@ class FileOptions:
 
 
 def run_file(
-    guest: Image, host: Host, options: FileOptions, json_to: str | None, trace_to: str | None
+    guest: Image,
+    host: Host,
+    options: FileOptions,
+    json_to: str | None,
+    trace_to: str | None,
+    profiled: ProfileOptions | None = None,
 ) -> None:
     """Run `guest` on `host`, its console on our standard output. Raises PvlockError."""
     from pvlock import keyboard
@@ -55,6 +61,7 @@ def run_file(
     write = json_writer(json_to)
     keys = Keyboard(keyboard.read(options.input_from)) if options.input_from else None
     files = TraceFiles(trace_to, [""]) if trace_to else None
+    profile = ProfileFile(profiled, guest) if profiled else None
     terminal = Terminal(sys.stderr.buffer if json_to == "-" else sys.stdout.buffer)
     linux = guest.kind is Kind.LINUX
     mib = options.memory_mib or (_LINUX_MEMORY_MIB if linux else _MEMORY_MIB)
@@ -68,7 +75,8 @@ def run_file(
     def create(output: "Output") -> Machine:
         return Machine(
             engine=options.engine, pvlock=not options.no_pvlock, bootargs=options.append,
-            ram_size=mib << 20, trace=files is not None, output=output, **host.keywords(),
+            ram_size=mib << 20, trace=files is not None,
+            profile=profile.profiler if profile else None, output=output, **host.keywords(),
         )  # fmt: skip
 
     def attach(machine: Machine) -> contextlib.AbstractContextManager[None]:
@@ -78,6 +86,9 @@ def run_file(
     def finished(machine: Machine) -> None:
         if files:
             files.write("", machine.events(**facts), sys.stderr)
+        if profile:
+            terminal.flush()
+            profile.write(machine.profile(), facts)
 
     with ended_by_signals(terminal.abandon):
         disk = archive.read(options.initrd, say) if options.initrd else None
@@ -94,7 +105,8 @@ def run_file(
         raise PvlockError(f"{guest.name}: still running after {limit:g} ms (--duration)")
     from pvlock import report
 
-    write(report.to_json(facts | {"event": event, "usage": asdict(usage)}))
+    shares = {"profile": profile.result} if profile else {}
+    write(report.to_json(facts | {"event": event, "usage": asdict(usage)} | shares))
     say(f"guest {event} after {report.time(usage.time_ns)}")
 
 

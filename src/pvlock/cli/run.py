@@ -17,8 +17,10 @@ from pvlock.abi import Policy
 from pvlock.cli.guest_file import LIMIT_NS, FileOptions, run_file
 from pvlock.cli.guest_kind import DEFAULT_POLICY, GuestKind, GuestOption, refuse_options_of_others
 from pvlock.cli.knob_options import knob_options
+from pvlock.cli.profile_files import SUFFIXES, ProfileOptions
 from pvlock.cli.shared import INTERRUPTED, engine_option, json_writer
 from pvlock.cli.trace_files import TraceFiles
+from pvlock.duration import nanoseconds
 from pvlock.host import Host, knobs, simulated_only
 from pvlock.memory_map import RAM_LIMIT
 from pvlock.workload import Settings
@@ -33,6 +35,21 @@ _DEFAULTS = {
     "duration_ns": "100ms; for a Linux Image any time",
 }
 _KINDS = {"cs_ns": GuestKind.WORKLOAD, "think_ns": GuestKind.WORKLOAD}
+
+
+class Time(click.ParamType[int]):
+    """A time with its unit, in ns."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, context: click.Context | None
+    ) -> int:
+        """Return the ns. Raises BadParameter."""
+        try:
+            return nanoseconds(str(value))
+        except ValueError as error:
+            self.fail(f"{value!r}: {error}", param, context)
 
 
 class Address(click.ParamType[int]):
@@ -103,6 +120,50 @@ def _option(kinds: GuestKind, *names: str, **attributes: Any) -> Callable[..., A
     help="Write a trace for Perfetto and `pvlock explain`. A workload: two, FILE's name with"
     " .without and .with in it; its guest records its locks.",
 )
+@_option(
+    GuestKind.LINUX,
+    "--profile",
+    metavar="FILE",
+    help=f"Say what the CPUs' time goes to, and write call stacks to FILE ({', '.join(SUFFIXES)}).",
+)
+@_option(
+    GuestKind.LINUX,
+    "--profile-period",
+    "profile_period_ns",
+    type=Time(),
+    metavar="TIME",
+    help="Guest time between two samples.  [default: 99991ns]",
+)
+@_option(
+    GuestKind.LINUX,
+    "--profile-from",
+    "profile_from_ns",
+    type=Time(),
+    metavar="TIME",
+    help="The profile begins there in guest time.  [default: 0]",
+)
+@_option(
+    GuestKind.LINUX,
+    "--profile-to",
+    "profile_to_ns",
+    type=Time(),
+    metavar="TIME",
+    help="The profile ends there.  [default: as the guest does]",
+)
+@_option(
+    GuestKind.LINUX,
+    "--system-map",
+    metavar="FILE",
+    help="Its System.map, where the kernel has no kallsyms.",
+)
+@_option(
+    GuestKind.LINUX,
+    "--program",
+    "programs",
+    multiple=True,
+    metavar="ELF[@ADDRESS]",
+    help="A user program, for the names of its functions; may be repeated.",
+)
 def run(
     guest: str,
     kernel: str | None,
@@ -143,7 +204,19 @@ def run(
         host = Host(**{"policy": DEFAULT_POLICY[kind]} | given)
         _announce(told, host, sys.stderr)
         of_files = {f.name: options[f.name] for f in fields(FileOptions) if f.name in options}
-        run_file(opened, host, FileOptions(engine, limit_ns, **of_files), json_to, trace_to)
+        profiled = _profiled(options)
+        run_file(
+            opened, host, FileOptions(engine, limit_ns, **of_files), json_to, trace_to, profiled
+        )
+
+
+def _profiled(options: Mapping[str, Any]) -> ProfileOptions | None:
+    """Return what was asked for about a profile. Raises UsageError without --profile."""
+    given = {f.name: options[f.name] for f in fields(ProfileOptions) if options[f.name]}
+    if given and not options["profile"]:
+        name = next(iter(given)).removesuffix("_ns").removesuffix("s").replace("_", "-")
+        raise click.UsageError(f"--{name} is for --profile FILE")
+    return ProfileOptions(**given) if given else None
 
 
 def _announce(engine: str, host: Host, stream: Any) -> None:

@@ -2,9 +2,7 @@
 """The samples of one machine, and what can be made of them."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from pvlock.profile.profiler import Profiler
 from pvlock.profile.samples import Sample, Stack, Stacks, unpack
@@ -13,15 +11,14 @@ from pvlock.profile.shares import Shares, shares
 
 @dataclass
 class Profile:
-    """Samples of a machine with `pcpus` CPUs from 0 to `end_ns` of guest time."""
+    """Samples of a machine with `pcpus` CPUs, from `start_ns` to `end_ns` of guest time."""
 
     profiler: Profiler
     vcpus: int
     pcpus: int
+    start_ns: int = 0
     end_ns: int = 0
     lost: int = 0
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of the run, for whoever reads a file made of it."""
     samples: list[Sample] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -43,17 +40,19 @@ class Profile:
         self.samples += unpack(packed, self._stacks)
         self.lost += lost
 
-    def between(self, start_ns: int, end_ns: int) -> "list[Sample]":
-        """Return the samples that begin in a part of the run."""
-        return [sample for sample in self.samples if start_ns <= sample.time_ns < end_ns]
-
-    def shares(self, start_ns: int = 0, end_ns: int | None = None) -> Shares:
-        """Return what the CPUs' time went to, in all of the run or a part of it."""
+    def part(self, start_ns: int, end_ns: int | None = None) -> "Profile":
+        """Return the profile of a part of the run only; its samples begin there."""
         end_ns = self.end_ns if end_ns is None else min(end_ns, self.end_ns)
-        points = end_ns // self.period_ns - start_ns // self.period_ns
-        return shares(
-            self.between(start_ns, end_ns + 1), self.stacks, points * self.pcpus, self.period_ns
-        )
+        samples = [sample for sample in self.samples if start_ns <= sample.time_ns < end_ns]
+        part = replace(self, start_ns=start_ns, end_ns=max(start_ns, end_ns), samples=samples)
+        part._stacks = self._stacks
+        return part
+
+    def shares(self) -> Shares:
+        """Return what the CPUs' time went to."""
+        # The grid's first point is 0, and a part has the points from its beginning on.
+        points = -(-self.end_ns // self.period_ns) - -(-self.start_ns // self.period_ns)
+        return shares(self.samples, self.stacks, points * self.pcpus, self.period_ns)
 
     def counts(self) -> dict[int, int]:
         """Return how many points of the grid each stack has."""
