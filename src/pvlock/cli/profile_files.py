@@ -64,8 +64,11 @@ class ProfileFile:
         self.result = shares.as_dict()
         width = None if sys.stderr.isatty() else 100
         console = Console(file=sys.stderr, width=width, highlight=False)
-        console.print(render.table(shares))
-        console.print("\n", render.functions(shares), "\n", render.sentence(shares), sep="")
+        with console.capture() as captured:
+            console.print(render.table(shares))
+            console.print("\n", render.functions(shares), "\n", render.sentence(shares), sep="")
+        for line in captured.get().splitlines():
+            print(line.rstrip(), file=sys.stderr)
         if profile.lost:
             console.print(f"{profile.lost:,} samples were lost: there was no memory for them.")
         with replacing(self._path, self._who) as temporary:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """pprof's format: a gzip file of the protobuf message perftools.profiles.Profile.
 
-`go tool pprof`, speedscope, Grafana's Pyroscope and Perfetto read it. No kept library on PyPI
+`go tool pprof`, speedscope and Grafana's Pyroscope read it. No kept library on PyPI
 writes it. It needs little: numbers are varints, and all else is bytes with their length.
 """
 
@@ -49,9 +49,9 @@ def pprof(profile: Profile) -> bytes:
     for (called, _), number in functions.items():
         name = _number(2, string(called)) + _number(3, string(called))
         out += _message(5, _number(1, number) + name)
-    cpu, unit = string("cpu"), string("nanoseconds")
+    cpu, ns = string("cpu"), string("nanoseconds")
     tail = _number(10, profile.end_ns - profile.start_ns)
-    tail += _message(11, _number(1, cpu) + _number(2, unit))
+    tail += _message(11, _number(1, cpu) + _number(2, ns))
     tail += _number(12, profile.period_ns)
     for text in string.numbers:
         out += _message(6, text.encode())
