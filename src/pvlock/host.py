@@ -190,8 +190,8 @@ class Host:
         default=True,
         metadata=choice(
             "wfe",
-            "Does WFE give the CPU to a preempted VCPU, if VCPUs waited when this one got its CPU, "
-            "as on KVM? (always: whether they waited or not)",
+            "Does WFE give the CPU to a preempted VCPU: if VCPUs waited when this one got its CPU "
+            "(trap, as on KVM), never, or always?",
             {"trap": True, "notrap": False, "always": "always"},
             simulated=True,
         ),
@@ -221,7 +221,7 @@ class Host:
     scheduler: Literal["fifo", "eevdf"] = field(
         default="fifo",
         metadata=choice(
-            "scheduler",
+            "host-scheduler",
             "The host's scheduler: one queue for all CPUs, or one for each as in Linux 6.12.",
             {"fifo": "fifo", "eevdf": "eevdf"},
             simulated=True,

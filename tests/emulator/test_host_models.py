@@ -64,7 +64,7 @@ def test_a_vcpu_that_has_only_just_woken_is_yielded_to_if_that_is_asked_for(
     woken: bool,
 ) -> None:
     """VCPU 0 spins in WFE when VCPU 1 starts; else that would wait for the slice to end."""
-    host = {"trap_wfe": "always", "yield_woken": woken, "slice_ns": 5 * MS}
+    host: dict[str, Any] = {"trap_wfe": "always", "yield_woken": woken, "slice_ns": 5 * MS}
     with Machine(2, 1, engine="emulator", record=True, **host) as machine:
         loaded = machine.load(assemble(GUEST))
         machine.run(MS // 2)
@@ -87,6 +87,16 @@ def test_each_lock_works_under_eevdf_and_repeats(guest: str) -> None:
     assert results[0].acquisitions > 100
     other = workload.run("with", replace(settings, seed=2))
     assert other != results[0]
+
+
+def test_yields_from_one_cpu_to_another_leave_time_to_run() -> None:
+    """A VCPU alone on its CPU yields each microsecond to those of another, one of which owns."""
+    settings = Settings(
+        vcpus=3, pcpus=2, duration_ns=MS, slice_ns=100_000, scheduler="eevdf", trap_wfe="always"
+    )
+    result = workload.run("without", settings)
+    assert result is not None
+    assert result.usage.time_ns < 3 * MS
 
 
 def test_the_two_schedulers_differ() -> None:

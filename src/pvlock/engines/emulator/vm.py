@@ -249,14 +249,16 @@ class Vm:
             self._random.randrange(config.slice_ns // 4, config.slice_ns) + 1
             for _ in range(config.vcpus)
         ]
-        kind = EevdfScheduler if config.scheduler == "eevdf" else Scheduler
-        directed = DirectedYield(
-            config.yield_woken, self._in_kernel if config.yield_filter else None
-        )
-        return kind(
-            self, config.vcpus, config.pcpus, config.slice_ns, config.policy, self._publish,
-            config.switch_ns, firsts, record, directed,
-        )  # fmt: skip
+        in_kernel = self._in_kernel if config.yield_filter else None
+        common: dict[str, Any] = {
+            "cpus": self, "vcpus": config.vcpus, "pcpus": config.pcpus,
+            "slice_ns": config.slice_ns, "policy": config.policy, "publish": self._publish,
+            "switch_ns": config.switch_ns, "first_slices": firsts, "record": record,
+            "directed": DirectedYield(config.yield_woken, in_kernel),
+        }  # fmt: skip
+        if config.scheduler == "eevdf":
+            return EevdfScheduler(**common, kick_ns=config.exit_ns)
+        return Scheduler(**common)
 
     def _in_kernel(self, vcpu: int) -> bool:
         return self.vcpus[vcpu].in_kernel
