@@ -10,7 +10,7 @@
 
 #define LIVE_MS 300ul
 #define STILL_NS 1000000ul	/* a VCPU that makes no progress for so long stands still */
-#define EVENT_NS 20000ul		/* one that waits on its CPU goes on so soon after an event */
+#define EVENT_NS 6000ul		/* one that waits on its CPU goes on so soon after an event */
 #define PACE_NS 5000ul
 #define PHASES 16
 #define PATIENCE_NS 5000000000ul
@@ -58,6 +58,7 @@ static void begin(struct life *l, u32 way)
 static void live(struct cpu *me)
 {
 	struct life *l = &lives[me->number];
+	u32 longest = conf_ticks_of(conf_bootarg_number("still", STILL_NS));
 
 	back(l, me->number, OFF);
 	if (conf_found.wakes)
@@ -72,7 +73,7 @@ static void live(struct cpu *me)
 		}
 		if (dice < 12 && conf_found.wakes) {
 			begin(l, SLEEP);
-			conf_sleep_once();
+			conf_sleep_once(dice & 1 ? chance(&l->random) % longest : 0);
 			back(l, me->number, SLEEP);
 		} else if (dice & 1) {
 			begin(l, YIELD);
@@ -117,9 +118,11 @@ static void visit(u32 cpu, u64 still)
 	if (way == OFF && conf_call(PSCI_AFFINITY_INFO, conf_board.mpidr[cpu]) != 1)
 		return;
 	flag = conf_look(cpu) != 0;
+	if (load_acquire(&l->turns) != turns)
+		return;
 	/* One that reads 0 may have its CPU already, or wait on it for an event. */
-	if (load_acquire(&l->turns) != turns || (way == YIELD && !flag && goes_on(l, turns)) ||
-	    flag != (conf_look(cpu) != 0))
+	if (!flag && way != OFF && !(way == SLEEP && conf_policy == POLICY_PREEMPTED) &&
+	    (goes_on(l, turns) || conf_look(cpu)))
 		return;
 	sum.stops[way][flag]++;
 	l->judged = true;

@@ -15,7 +15,7 @@ import pytest
 
 from pvlock import Machine, Policy, SystemEvent
 from pvlock.cli.check import FORMATS, PROFILES
-from pvlock.conformance import outcome, render, userspace
+from pvlock.conformance import audit, outcome, render, userspace
 from pvlock.conformance.cases import binary, guest_cases
 from pvlock.engines.kvm import probe
 from pvlock.image import Kind, parse
@@ -146,7 +146,7 @@ def test_image_and_elf(tmp_path: Path) -> None:
 def test_list() -> None:
     status, out, _ = check("--list")
     assert status == 0
-    assert len(out.splitlines()) == len(guest_cases()) + len(userspace.cases())
+    assert len(out.splitlines()) == len(guest_cases()) + len(audit.CASES) + len(userspace.cases())
     assert "6.2/document   own-flag               a VCPU that reads" in out
     assert check("--list", "--case", "5.10")[1].count("\n") == 2
 
