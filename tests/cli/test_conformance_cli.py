@@ -117,9 +117,9 @@ def test_both_policies_by_default() -> None:
     cases = [case for case in json.loads(out)["cases"] if case["clause"]]
     assert status == 0
     assert [(case["name"], case["run"]) for case in cases] == [
-        (name, policy)
+        (name, f"{policy}{machine}")
         for policy in ("scheduled-out", "preempted")
-        for name in ("never-started", "off-vcpu")
+        for name, machine in (("never-started", ""), ("off-vcpu", ""), ("off-again", ", brisk"))
     ]
     assert cases[0]["evidence"] == {"policy": "scheduled-out", "vcpus": 4}
 
