@@ -160,6 +160,7 @@ def test_the_order_of_the_settings_in_files_is_what_it_was() -> None:
     assert list(Settings().facts()) == [
         *("guest", "vcpus", "pcpus", "duration_ns", "slice_ns", "quantum_ns", "policy", "engine"),
         *("cs_ns", "think_ns", "seed", "trap_wfe", "exit_ns", "switch_ns", "pauth"),
+        *("scheduler", "yield_woken", "yield_filter"),
     ]
 
 
@@ -186,7 +187,7 @@ def test_every_field_of_the_host_has_a_knob_whose_text_comes_back() -> None:
         ("switch_ns", -1, "-1 is not between 0 ns"),
         ("seed", -1, "-1 is not a whole number from 0 to"),
         ("policy", "never", "'never' is not one of: scheduled-out, preempted"),
-        ("trap_wfe", "trap", "'trap' is not one of: trap, notrap"),
+        ("trap_wfe", "trap", "'trap' is not one of: trap, notrap, always"),
     ],
 )
 def test_limits_hold_for_a_machine_and_for_settings(name: str, value: Any, complaint: str) -> None:
@@ -206,7 +207,10 @@ def test_a_policy_may_be_given_by_its_name() -> None:
 
 
 def test_what_only_a_simulated_host_has() -> None:
-    simulated = {"slice_ns", "quantum_ns", "trap_wfe", "exit_ns", "switch_ns", "pauth"}
+    simulated = {
+        *("slice_ns", "quantum_ns", "trap_wfe", "exit_ns", "switch_ns", "pauth"),
+        *("scheduler", "yield_woken", "yield_filter"),
+    }
     assert set(simulated_only(Host)) == simulated
     assert set(simulated_only(EngineConfig)) == simulated | {"script"}
     facts = Settings().facts()
