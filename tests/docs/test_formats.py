@@ -15,6 +15,7 @@ from asm import ROOT
 from command_line import SHORT, pvlock
 from pvlock import __version__
 from pvlock.report import FORMAT
+from pvlock.sweep.grid import AXES
 from pvlock.trace import perfetto
 from pvlock.trace.events import VM, Events, Kind
 from pvlock.workload import image_of
@@ -71,6 +72,8 @@ def pattern(path: str, kind: str) -> re.Pattern[str]:
         sentence = re.search(rf"\bA `{part}` is ([^.]*)\.", text)
         assert sentence, f"{kind}: what is a {part}?"
         words = re.findall(r"`([^`]+)`", sentence[1])
+        if part == "<setting>":
+            words = [axis.column for axis in AXES]
         return f"({'|'.join(map(re.escape, words))})" if words else "[^.]+"
 
     return re.compile("".join(map(one, re.split(r"(<\w+>)", path))))
