@@ -4,10 +4,12 @@
 import contextlib
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pvlock.cli.outputs import refuse_collisions, write_each
 from pvlock.cli.profile_files import ProfileFile, ProfileOptions
-from pvlock.cli.shared import ended_by_signals, json_writer, say
+from pvlock.cli.shared import ended_by_signals, json_output, json_writer, say
 from pvlock.cli.trace_files import TraceFiles
 from pvlock.errors import PvlockError
 from pvlock.host import Host, without_simulated
@@ -62,6 +64,17 @@ def run_file(
     keys = Keyboard(keyboard.read(options.input_from)) if options.input_from else None
     files = TraceFiles(trace_to, [""]) if trace_to else None
     profile = ProfileFile(profiled, guest) if profiled else None
+    read = {"the guest": guest.name, "--initrd": options.initrd, "--input": options.input_from}
+    if profiled:
+        read["--system-map"] = profiled.system_map
+    refuse_collisions(
+        [
+            *(files.outputs if files else ()),
+            *(profile.outputs if profile else ()),
+            *json_output(json_to),
+        ],
+        [(name, Path(path)) for name, path in read.items() if path],
+    )
     terminal = Terminal(sys.stderr.buffer if json_to == "-" else sys.stdout.buffer)
     linux = guest.kind is Kind.LINUX
     mib = options.memory_mib or (_LINUX_MEMORY_MIB if linux else _MEMORY_MIB)
@@ -88,7 +101,7 @@ def run_file(
             files.write("", machine.events(**facts), sys.stderr)
         if profile:
             terminal.flush()
-            profile.write(machine.profile(), facts)
+            profile.show(machine.profile())
 
     with ended_by_signals(terminal.abandon):
         disk = archive.read(options.initrd, say) if options.initrd else None
@@ -100,13 +113,16 @@ def run_file(
             )  # fmt: skip
         finally:
             terminal.flush()
+    writes = [lambda: profile.write(facts)] if profile else []
     if event is None:
+        write_each(*writes)
         limit = (options.limit_ns or 0) / 1e6
         raise PvlockError(f"{guest.name}: still running after {limit:g} ms (--duration)")
     from pvlock import report
 
     shares = {"profile": profile.result} if profile else {}
-    write(report.to_json(facts | {"event": event, "usage": asdict(usage)} | shares))
+    result = facts | {"event": event, "usage": asdict(usage)} | shares
+    write_each(*writes, lambda: write(report.to_json(report.document("run-file", result))))
     say(f"guest {event} after {report.time(usage.time_ns)}")
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pvlock.cli.screen import console
 from pvlock.errors import ConfigError
 from pvlock.extras import load_extra
 from pvlock.files import refuse_unwritable, replacing
@@ -51,30 +52,31 @@ class ProfileFile:
             guest, options.system_map, options.programs, options.profile_period_ns
         )
         self.result: dict[str, Any] = {}
+        self.outputs = [("--profile", self._path)]
+        self._profile: Profile | None = None
 
-    def write(self, profile: "Profile", facts: dict[str, Any]) -> None:
-        """Print the table, then write the file, whole or not at all. Raises ConfigError."""
-        from rich.console import Console
-
+    def show(self, profile: "Profile") -> None:
+        """Print the table of a profile, which write() will write."""
         from pvlock.profile import render
 
-        options = self._options
-        profile = profile.part(options.profile_from_ns, options.profile_to_ns)
-        shares = profile.shares()
+        self._profile = profile.part(self._options.profile_from_ns, self._options.profile_to_ns)
+        shares = self._profile.shares()
         self.result = shares.as_dict()
-        width = None if sys.stderr.isatty() else 100
-        console = Console(file=sys.stderr, width=width, highlight=False)
-        with console.capture() as captured:
-            console.print(render.table(shares))
-            console.print("\n", render.functions(shares), "\n", render.sentence(shares), sep="")
-        for line in captured.get().splitlines():
-            print(line.rstrip(), file=sys.stderr)
+        screen = console(sys.stderr)
+        screen.print(render.table(shares))
+        screen.print("\n", render.functions(shares), "\n", render.sentence(shares), sep="")
         if profile.lost:
-            console.print(f"{profile.lost:,} samples were lost: there was no memory for them.")
+            screen.print(f"{profile.lost:,} samples were lost: there was no memory for them.")
+
+    def write(self, facts: dict[str, Any]) -> None:
+        """Write the file, whole or not at all, of what was shown last. Raises ConfigError."""
+        if self._profile is None:
+            return
+        content = self._content(self._profile, facts)
         with replacing(self._path, self._who) as temporary:
-            temporary.write_bytes(self._content(profile, facts))
-        many = sum(sample.points for sample in profile.samples)
-        print(f"profile: {options.profile}, {many:,} samples", file=sys.stderr)
+            temporary.write_bytes(content)
+        many = sum(sample.points for sample in self._profile.samples)
+        print(f"profile: {self._path}, {many:,} samples", file=sys.stderr)
 
     def _content(self, profile: "Profile", facts: dict[str, Any]) -> bytes:
         name = self._path.name
@@ -94,6 +96,6 @@ class ProfileFile:
             file = io.BytesIO()
             perfetto.write(file, profile)
             return file.getvalue()
-        from pvlock.report import to_json
+        from pvlock.report import document, to_json
 
-        return to_json(facts | {"profile": self.result}).encode()
+        return to_json(document("profile", facts | {"profile": self.result})).encode()
