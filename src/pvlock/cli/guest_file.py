@@ -123,6 +123,8 @@ def run_file(
     shares = {"profile": profile.result} if profile else {}
     result = facts | {"event": event, "usage": asdict(usage)} | shares
     write_each(*writes, lambda: write(report.to_json(report.document("run-file", result))))
+    if files:
+        files.say_what_is_next(sys.stderr)
     say(f"guest {event} after {report.time(usage.time_ns)}")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvlock.cli.screen import console
+from pvlock.cli.screen import console, paragraph, show
 from pvlock.errors import ConfigError
 from pvlock.extras import load_extra
 from pvlock.files import refuse_unwritable, replacing
@@ -63,10 +63,13 @@ class ProfileFile:
         shares = self._profile.shares()
         self.result = shares.as_dict()
         screen = console(sys.stderr)
-        screen.print(render.table(shares))
-        screen.print("\n", render.functions(shares), "\n", render.sentence(shares), sep="")
+        show(screen, render.table(shares))
+        screen.print()
+        show(screen, render.functions(shares))
+        screen.print()
+        paragraph(render.sentence(shares), sys.stderr)
         if profile.lost:
-            screen.print(f"{profile.lost:,} samples were lost: there was no memory for them.")
+            paragraph(f"{profile.lost:,} samples were lost: there was no memory.", sys.stderr)
 
     def write(self, facts: dict[str, Any]) -> None:
         """Write the file, whole or not at all, of what was shown last. Raises ConfigError."""
