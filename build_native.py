@@ -102,6 +102,15 @@ def build_conformance() -> None:
     elf.with_suffix(".Image").write_bytes(image)
 
 
+def build_loads() -> None:
+    """Build linux/loads/, the first process of a Linux guest, with musl: it needs no library."""
+    output = OUT / "loads" / "loads.elf"
+    command = [*ZIG_CC, "-target", "aarch64-linux-musl", "-static", *WARNINGS]
+    command += ["-O2", "-g0", "-s", "-fno-sanitize=all"]
+    sources = map(str, sorted((ROOT / "linux" / "loads").glob("*.c")))
+    subprocess.run([*command, *sources, "-o", str(output)], check=True)
+
+
 def build_bpf(source: Path, output: Path) -> None:
     """Compile one BPF object with its types (-g), by which libbpf adapts it to the kernel."""
     flags = ["-target", "bpfel-freestanding", "-O2", "-g", f"-ffile-prefix-map={ROOT}=."]
@@ -147,6 +156,7 @@ class CustomBuildHook(Hook):  # type: ignore[type-arg]
         build_guests()
         build_fuzzer()
         build_conformance()
+        build_loads()
         build_publisher()
         build_helper()
         if version != "editable":
@@ -166,5 +176,6 @@ if __name__ == "__main__":
     build_guests()
     build_fuzzer()
     build_conformance()
+    build_loads()
     build_helper()
     build_publisher()

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pvlock import engines
 from pvlock.engines.contract import Usage
@@ -29,6 +29,7 @@ RUNS = ("without", "with", "baseline")
 _TRACED = ".traced"
 _PRESENCE = {"present": True, "absent": False}
 
+R = TypeVar("R")
 Progress = Callable[[str, float], None]
 """Called with the name of a run, and with the share that is done: 1 when its result is certain."""
 
@@ -165,11 +166,11 @@ def image_of(name: str, trace: bool = False) -> bytes:
     return (_FOLDER / file).read_bytes()
 
 
-def machine_of(name: str, settings: Settings) -> tuple[int, bool]:
-    """Return how many VCPUs the run called `name` has, and whether it has PV-lock."""
+def machine_of(name: str, host: Host) -> tuple[int, bool]:
+    """Return how many VCPUs the run called `name` has on `host`, and whether it has PV-lock."""
     if name == "baseline":
-        return min(settings.vcpus, settings.pcpus), True
-    return settings.vcpus, name == "with"
+        return min(host.vcpus, host.pcpus), True
+    return host.vcpus, name == "with"
 
 
 def run(
@@ -228,30 +229,42 @@ def compare(
     after the other. After Ctrl-C the result has the runs that have finished. Raises the first
     EngineError of a run.
     """
+    at_once = 1 if engines.choose(settings.engine) == "kvm" else 2
+    runs, interrupted = each_run(
+        lambda name, cancelled: run(name, settings, progress, cancelled, trace), at_once
+    )
+    return Comparison(settings, runs, interrupted)
+
+
+def each_run(
+    run: Callable[[str, Callable[[], bool]], R | None], at_once: int
+) -> tuple[dict[str, R], bool]:
+    """Call `run` for each of RUNS, `at_once` of them at a time; return what finished, by name.
+
+    `run` also gets what tells it whether to stop, and then returns None. The second value returned
+    is whether Ctrl-C came: what had finished by then is returned. Raises the first error of a run.
+    """
     from concurrent.futures import ThreadPoolExecutor  # a large library; no guest file needs it
 
-    comparison = Comparison(settings)
+    runs: dict[str, R] = {}
     stop = threading.Event()
-    at_once = 1 if engines.choose(settings.engine) == "kvm" else 2
     with ThreadPoolExecutor(max_workers=at_once) as pool:
-        futures = {
-            name: pool.submit(run, name, settings, progress, stop.is_set, trace) for name in RUNS
-        }
+        futures = {name: pool.submit(run, name, stop.is_set) for name in RUNS}
         try:
             for name, future in futures.items():
                 result = future.result()
                 if result is not None:
-                    comparison.runs[name] = result
+                    runs[name] = result
         except KeyboardInterrupt:
-            comparison.interrupted = True
             stop.set()
             for name, future in futures.items():
                 if not future.cancel() and (late := future.result()) is not None:
-                    comparison.runs[name] = late
+                    runs[name] = late
+            return runs, True
         except BaseException:
             stop.set()
             raise
-    return comparison
+    return runs, False
 
 
 def read(text: str) -> Report:
