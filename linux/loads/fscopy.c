@@ -3,12 +3,12 @@
  * fscopy: a file is copied to another, buffer by buffer, from its start to its end and again, as
  * UnixBench's "File Copy" with buffers of 256, 1024 and 4096 bytes. An operation is one buffer.
  *
- * Theory: UnixBench 5.1.3 and older, with which the published results were made, gives its files one
- * name, so all copies read one file and write one other. A write takes the lock of its inode, an
- * rwsem, for as long as the data are copied: all copies queue for it in osq_lock(), which is what
- * PV-lock is for. Reads take no lock. Newer versions have files for each copy: fscopy1024-own does
- * it so, to tell the two apart. Where: tmpfs; or ext4 with a journal on a disk in RAM, whose writes
- * do more under the same lock. UnixBench's files are 125 KiB, 2 MB and 32 MB; these are all 256 KiB.
+ * Theory: older releases of UnixBench, 5.1.3 too, give their files one name, whichever copy it is. So
+ * all copies read one file and write one other. A write takes the lock of its inode, an rwsem, for as
+ * long as the data are copied: all copies queue for it in osq_lock(), which is what PV-lock is for.
+ * Newer releases have files for each copy. fscopy1024-own does it so, to tell the two apart. Where:
+ * tmpfs; or ext4 with a journal on a disk in RAM, whose writes do more under the same lock.
+ * UnixBench's files are 125 KiB, 2 MB and 32 MB; these are all 256 KiB.
  */
 #include "loads.h"
 
