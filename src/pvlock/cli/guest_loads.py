@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from pvlock.cli.shared import INTERRUPTED, ended_by_signals, json_writer, say
+from pvlock.cli.outputs import refuse_collisions
+from pvlock.cli.screen import console
+from pvlock.cli.shared import Status, ended_by_signals, json_output, json_writer, say
 
 if TYPE_CHECKING:
     from pvlock.loads.run import Settings
@@ -32,26 +34,25 @@ def run(settings: "Settings", kernel: str | None, json_to: str | None, stream: I
 
     Raises PvlockError.
     """
-    from rich.console import Console
-
     from pvlock import report as common
     from pvlock.loads import report
     from pvlock.loads.run import compare
 
     write = json_writer(json_to)
+    refuse_collisions(json_output(json_to))
     with ended_by_signals():
         files = _files(settings, kernel)
     hashes = files.hashes()
     with _progress(stream) as progress:
         comparison = compare(settings, files, progress)
     write(common.to_json(report.as_dict(comparison, settings.engine, hashes)))
-    console = Console(file=stream, width=None if stream.isatty() else 100, highlight=False)
+    shown = console(stream)
     if comparison.runs:
-        console.print(report.table(comparison))
-    console.print(f"\nKernel {files.kernel.name}, sha256 {hashes['kernel']}.", soft_wrap=True)
-    console.print("\n" + report.sentence(comparison))
+        shown.print(report.table(comparison))
+    shown.print(f"\nKernel {files.kernel.name}, sha256 {hashes['kernel']}.", soft_wrap=True)
+    shown.print("\n" + report.sentence(comparison))
     if comparison.interrupted:
-        sys.exit(INTERRUPTED)
+        sys.exit(Status.INTERRUPTED)
 
 
 def _files(settings: "Settings", kernel: str | None) -> Any:
