@@ -98,4 +98,6 @@ static void clear(void)
 	unlink(LIBRARY);
 }
 
-const struct load execl_load = { .name = "execl", .prepare = prepare, .work = work, .clear = clear };
+const struct load execl_load = {
+	.name = "execl", .prepare = prepare, .work = work, .clear = clear, .times = 2
+};

@@ -103,8 +103,8 @@ static void clear(void)
 }
 
 const struct load shell1 = {
-	.name = "shell1", .prepare = prepare, .work = work1, .clear = clear, .times = 2
+	.name = "shell1", .prepare = prepare, .work = work1, .clear = clear, .times = 3
 };
 const struct load shell8 = {
-	.name = "shell8", .prepare = prepare, .work = work8, .clear = clear, .times = 3
+	.name = "shell8", .prepare = prepare, .work = work8, .clear = clear, .times = 6
 };

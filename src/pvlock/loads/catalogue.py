@@ -42,7 +42,7 @@ def _copy(size: int, reference: float, blocks: int) -> Load:
 
 
 LOADS = (
-    Load("execl", "a process replaced by itself", Test("Execl Throughput", 43.0)),
+    Load("execl", "a process replaced by itself", Test("Execl Throughput", 43.0), times=2),
     _copy(256, 1655.0, 500),
     _copy(1024, 3960.0, 2000),
     _copy(4096, 5800.0, 8000),
@@ -63,14 +63,14 @@ LOADS = (
         "a shell script",
         Test("Shell Scripts (1 concurrent)", 42.4, _MINUTE),
         busybox=True,
-        times=2,
+        times=3,
     ),
     Load(
         "shell8",
         "a shell script, eight at once",
         Test("Shell Scripts (8 concurrent)", 6.0, _MINUTE / 8),
         busybox=True,
-        times=3,
+        times=6,
     ),
     Load("mmap", "64 KiB mapped and unmapped by a thread"),
     Load("fault", "the same, each page touched"),

@@ -28,7 +28,7 @@ _WARMUP = 4
 _PATIENCE_NS = 3_000_000_000
 """How long a guest may say nothing, besides what its loads take."""
 _STEPS = 20
-_BOOT_NS, _BETWEEN_NS = 150_000_000, 10_000_000
+_BOOT_NS, _BETWEEN_NS = 150_000_000, 30_000_000
 """For the share that is done: about how long Linux boots, and starts and ends a load."""
 _NEARLY = 0.99
 _PANIC = "Kernel panic - not syncing"
