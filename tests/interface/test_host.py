@@ -160,7 +160,7 @@ def test_the_order_of_the_settings_in_files_is_what_it_was() -> None:
     assert list(Settings().facts()) == [
         *("guest", "vcpus", "pcpus", "duration_ns", "slice_ns", "quantum_ns", "policy", "engine"),
         *("cs_ns", "think_ns", "seed", "trap_wfe", "exit_ns", "switch_ns", "pauth"),
-        *("scheduler", "yield_woken", "yield_filter"),
+        *("scheduler", "yield_woken", "yield_filter", "hint"),
     ]
 
 
@@ -209,7 +209,7 @@ def test_a_policy_may_be_given_by_its_name() -> None:
 def test_what_only_a_simulated_host_has() -> None:
     simulated = {
         *("slice_ns", "quantum_ns", "trap_wfe", "exit_ns", "switch_ns", "pauth"),
-        *("scheduler", "yield_woken", "yield_filter"),
+        *("scheduler", "yield_woken", "yield_filter", "hint"),
     }
     assert set(simulated_only(Host)) == simulated
     assert set(simulated_only(EngineConfig)) == simulated | {"script"}
