@@ -72,7 +72,9 @@ class Knob:
         if self.is_time:
             # A number has no unit, so it is not a time.
             ns = nanoseconds(value if isinstance(value, str) else "")
-            return self._within(ns, min(self.high, HOUR_NS))
+            if not self.low <= ns <= min(self.high, HOUR_NS):
+                raise ValueError(f"not between {self.limits().replace(' to ', ' and ')}")
+            return ns
         if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError(self._wanted(self.high))
         return self._within(value, self.high)
