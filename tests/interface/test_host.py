@@ -152,7 +152,7 @@ def test_a_new_cost_is_one_line_in_one_file(package: Path, tmp_path: Path) -> No
 def test_settings_are_a_workload_and_a_host() -> None:
     assert {f.name for f in fields(Settings)} - {f.name for f in fields(Host)} == WORKLOAD_ONLY
     ours = {f.name for f in fields(EngineConfig)} - {f.name for f in fields(Host)}
-    assert ours == {"script", "record", "coalesced"}
+    assert ours == {"script", "record", "coalesced", "audit"}
     assert Settings(slice_ns=5_000).keywords() == Host(slice_ns=5_000).keywords()
 
 
@@ -212,7 +212,7 @@ def test_what_only_a_simulated_host_has() -> None:
         *("scheduler", "yield_woken", "yield_filter", "hint"),
     }
     assert set(simulated_only(Host)) == simulated
-    assert set(simulated_only(EngineConfig)) == simulated | {"script"}
+    assert set(simulated_only(EngineConfig)) == simulated | {"script", "audit"}
     facts = Settings().facts()
     assert without_simulated(facts, "emulator") == facts
     assert set(facts) - set(without_simulated(facts, "kvm")) == simulated
