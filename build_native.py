@@ -34,6 +34,7 @@ GUEST_FLAGS = [
 ]
 
 TRACED = ["-DPVLOCK_TRACE"]
+HINTED = ["-DPVLOCK_HINT"]
 ELF_EXECUTABLE = 2
 """The e_type of an ELF file that has a fixed address."""
 
@@ -61,8 +62,8 @@ def trace_sources() -> list[Path]:
 def build_guests() -> None:
     """Build every guest/payloads/NAME.c with the harness into src/pvlock/guests/NAME.elf.
 
-    A second file, NAME.traced.elf, records events. There are two so that NAME.elf has no
-    instruction that is there for traces.
+    A second file, NAME.traced.elf, records events, and a third, NAME.hinted.elf, tells the
+    hypervisor whom it waits for. So NAME.elf has no instruction that is there for either.
     """
     harness = GUEST / "harness" / "workload.c"
     for source in sorted((GUEST / "payloads").glob("*.c")):
@@ -70,6 +71,11 @@ def build_guests() -> None:
         build_guest(sources, OUT / "guests" / f"{source.stem}.elf")
         build_guest(
             [*sources, *trace_sources()], OUT / "guests" / f"{source.stem}.traced.elf", TRACED
+        )
+        build_guest(
+            [*sources, GUEST / "hint" / "hint.c"],
+            OUT / "guests" / f"{source.stem}.hinted.elf",
+            HINTED,
         )
 
 

@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pvlock import engines
+from pvlock import engines, hint
 from pvlock.duration import text_of
 from pvlock.engines.contract import Usage
 from pvlock.errors import ConfigError, EngineError
@@ -27,7 +27,7 @@ _NEARLY = 0.99
 RUNS = ("without", "with", "baseline")
 """The three runs: without PV-lock, with PV-lock, and with PV-lock and no more VCPUs than CPUs."""
 
-_TRACED = ".traced"
+_TRACED, _HINTED = ".traced", ".hinted"
 _PRESENCE = {"present": True, "absent": False}
 
 R = TypeVar("R")
@@ -153,20 +153,22 @@ class Comparison:
 def names() -> list[str]:
     """Return the names of the bundled workloads."""
     elves = (path.stem for path in _FOLDER.glob("*.elf"))
-    return sorted(name for name in elves if not name.endswith(_TRACED))
+    return sorted(name for name in elves if not name.endswith((_TRACED, _HINTED)))
 
 
-def image_of(name: str, trace: bool = False) -> bytes:
+def image_of(name: str, trace: bool = False, hinted: bool = False) -> bytes:
     """Return the ELF file of a bundled workload; with `trace`, of the one that records its locks.
 
-    Raises ConfigError if there is no workload of that name.
+    That of one that gives hints with `hinted`. Raises ConfigError if there is no such file.
     """
+    if trace and hinted:
+        raise ConfigError("no bundled guest both gives hints and records its locks")
     if name not in names():
         raise ConfigError(
             f"{name!r} is neither a file nor a bundled guest; of those there are "
             f"{', '.join(names())}"
         )
-    file = f"{name}{_TRACED if trace else ''}.elf"
+    file = f"{name}{_TRACED if trace else _HINTED if hinted else ''}.elf"
     return (_FOLDER / file).read_bytes()
 
 
@@ -195,11 +197,13 @@ def run(
     """
     vcpus, pvlock = machine_of(name, settings)
     bootargs = f"duration={settings.duration_ns} cs={settings.cs_ns} think={settings.think_ns}"
+    if settings.hint == hint.INSTEAD:
+        bootargs += " hint-instead=1"
     host = settings.keywords() | {"vcpus": vcpus}
     with Machine(
         engine=settings.engine, pvlock=pvlock, bootargs=bootargs, trace=trace, **host
     ) as machine:
-        machine.load(image_of(settings.guest, trace))
+        machine.load(image_of(settings.guest, trace, settings.hint != hint.OFF))
         # Starting takes time too, and each VCPU ends its last turn when it next gets a CPU.
         limit = 2 * settings.duration_ns + (vcpus + 10) * settings.slice_ns
         limit += machine.engine.slack_ns
