@@ -119,7 +119,7 @@ def _failed(reason: str) -> "Outcome":
 
 
 def _only_write(listing: bool, image: Path | None, elf: Path | None, cases: Sequence[str]) -> None:
-    from pvlock.conformance import userspace
+    from pvlock.conformance import audit, userspace
     from pvlock.conformance.cases import binary, guest_cases, select
 
     for path, kind in ((image, "Image"), (elf, "elf")):
@@ -128,7 +128,7 @@ def _only_write(listing: bool, image: Path | None, elf: Path | None, cases: Sequ
                 file.write_bytes(binary(kind))
             say(f"wrote {path}")
     if listing:
-        known = (*guest_cases(), *userspace.cases())
+        known = (*guest_cases(), *audit.CASES, *userspace.cases())
         for case in select(known, cases or ("*",)):
             print(f"{case.clause + '/' + case.tag:<14} {case.name:<22} {case.what}")
 
