@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pvlock.cli.page_file import PageFile, html_option
 from pvlock.cli.shared import json_writer, say
 from pvlock.errors import ConfigError, TraceError
 from pvlock.extras import load_extra
@@ -34,10 +35,11 @@ _FILE = click.Path(path_type=Path)
     metavar="FILE",
     help="Draw the timeline (.png, .svg): 50 ms of it at most.",
 )
+@html_option("Write all this as one page for a browser, with a timeline to zoom into.")
 @click.option("--json", "json_to", metavar="FILE|-", help="Write the findings as JSON.")
 def explain(
     trace: Path, other: Path | None, lock: str | None, top: int, figure: Path | None,
-    json_to: str | None,
+    html_to: Path | None, json_to: str | None,
 ) -> None:  # fmt: skip
     """Say who waited for whom in TRACE, and what off its CPU kept them waiting.
 
@@ -56,6 +58,7 @@ def explain(
         from pvlock.explain import timeline
 
         timeline.check(figure)
+    page = PageFile(html_to) if html_to else None
     out = sys.stderr if json_to == "-" else sys.stdout
     console = Console(
         file=out, width=None if out.isatty() else 100, highlight=False, markup=False, emoji=False
@@ -63,7 +66,7 @@ def explain(
     write = json_writer(json_to)
     traces = [perfetto.read(path) for path in (trace, other) if path]
     if any(host.is_host(events) for events in traces):
-        if other or lock or figure:
+        if other or lock or figure or page:
             raise ConfigError(f"{trace} is of a host: it has no locks, nor another to compare with")
         _host(console, traces[0], top, write)
         return
@@ -78,6 +81,8 @@ def explain(
     if figure:
         timeline.draw(figure, found)
         say(f"wrote {figure}")
+    if page:
+        page.write(traces, out, lock)
 
 
 def _host(console: "Console", events: "Events", top: int, write: Callable[[str], None]) -> None:

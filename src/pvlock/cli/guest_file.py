@@ -4,8 +4,10 @@
 import contextlib
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pvlock.cli.page_file import PageFile
 from pvlock.cli.shared import ended_by_signals, json_writer, say
 from pvlock.cli.trace_files import TraceFiles
 from pvlock.errors import PvlockError
@@ -43,8 +45,9 @@ class FileOptions:
 
 
 def run_file(
-    guest: Image, host: Host, options: FileOptions, json_to: str | None, trace_to: str | None
-) -> None:
+    guest: Image, host: Host, options: FileOptions, json_to: str | None, trace_to: str | None,
+    html_to: Path | None,
+) -> None:  # fmt: skip
     """Run `guest` on `host`, its console on our standard output. Raises PvlockError."""
     from pvlock import keyboard
     from pvlock.cli import guest_run
@@ -55,6 +58,7 @@ def run_file(
     write = json_writer(json_to)
     keys = Keyboard(keyboard.read(options.input_from)) if options.input_from else None
     files = TraceFiles(trace_to, [""]) if trace_to else None
+    page = PageFile(html_to) if html_to else None
     terminal = Terminal(sys.stderr.buffer if json_to == "-" else sys.stdout.buffer)
     linux = guest.kind is Kind.LINUX
     mib = options.memory_mib or (_LINUX_MEMORY_MIB if linux else _MEMORY_MIB)
@@ -68,7 +72,7 @@ def run_file(
     def create(output: "Output") -> Machine:
         return Machine(
             engine=options.engine, pvlock=not options.no_pvlock, bootargs=options.append,
-            ram_size=mib << 20, trace=files is not None, output=output, **host.keywords(),
+            ram_size=mib << 20, trace=bool(files or page), output=output, **host.keywords(),
         )  # fmt: skip
 
     def attach(machine: Machine) -> contextlib.AbstractContextManager[None]:
@@ -76,8 +80,13 @@ def run_file(
         return terminal.attached(receive) if linux else contextlib.nullcontext()
 
     def finished(machine: Machine) -> None:
+        if not (files or page):
+            return
+        events = machine.events(**facts)
         if files:
-            files.write("", machine.events(**facts), sys.stderr)
+            files.write("", events, sys.stderr)
+        if page:
+            page.write([events], sys.stderr)
 
     with ended_by_signals(terminal.abandon):
         disk = archive.read(options.initrd, say) if options.initrd else None

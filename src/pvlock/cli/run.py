@@ -17,6 +17,7 @@ from pvlock.abi import Policy
 from pvlock.cli.guest_file import LIMIT_NS, FileOptions, run_file
 from pvlock.cli.guest_kind import DEFAULT_POLICY, GuestKind, GuestOption, refuse_options_of_others
 from pvlock.cli.knob_options import knob_options
+from pvlock.cli.page_file import PageFile, html_option
 from pvlock.cli.shared import INTERRUPTED, engine_option, json_writer
 from pvlock.cli.trace_files import TraceFiles
 from pvlock.host import Host, knobs, simulated_only
@@ -103,12 +104,14 @@ def _option(kinds: GuestKind, *names: str, **attributes: Any) -> Callable[..., A
     help="Write a trace for Perfetto and `pvlock explain`. A workload: two, FILE's name with"
     " .without and .with in it; its guest records its locks.",
 )
+@html_option("Trace, and write a page for a browser: results, findings, a timeline to zoom into.")
 def run(
     guest: str,
     kernel: str | None,
     engine: str,
     json_to: str | None,
     trace_to: str | None,
+    html_to: Path | None,
     **options: Any,
 ) -> None:
     """Run GUEST and show what PV-lock buys.
@@ -134,7 +137,7 @@ def run(
         settings = Settings(guest, engine=engine, **given)
         say = sys.stderr if json_to == "-" else sys.stdout
         _announce(told, settings, say)
-        _run_workload(settings, engine, json_to, trace_to, say)
+        _run_workload(settings, engine, json_to, trace_to, html_to, say)
         return
     with image.opened(guest, options["load_address"]) as opened:
         kind = GuestKind.LINUX if opened.kind is image.Kind.LINUX else GuestKind.ELF
@@ -143,7 +146,8 @@ def run(
         host = Host(**{"policy": DEFAULT_POLICY[kind]} | given)
         _announce(told, host, sys.stderr)
         of_files = {f.name: options[f.name] for f in fields(FileOptions) if f.name in options}
-        run_file(opened, host, FileOptions(engine, limit_ns, **of_files), json_to, trace_to)
+        file_options = FileOptions(engine, limit_ns, **of_files)
+        run_file(opened, host, file_options, json_to, trace_to, html_to)
 
 
 def _announce(engine: str, host: Host, stream: Any) -> None:
@@ -174,17 +178,19 @@ def _refuse_simulated(given: Mapping[str, Any]) -> None:
 
 
 def _run_workload(
-    settings: Settings, engine: str, json_to: str | None, trace_to: str | None, say: Any
-) -> None:
+    settings: Settings, engine: str, json_to: str | None, trace_to: str | None,
+    html_to: Path | None, say: Any,
+) -> None:  # fmt: skip
     from rich.console import Console
 
     from pvlock import report, workload
 
     workload.image_of(settings.guest)
     files = TraceFiles(trace_to, workload.RUNS[:2]) if trace_to else None
+    page = PageFile(html_to) if html_to else None
     write = json_writer(json_to)
     with _progress(say) as progress:
-        comparison = workload.compare(settings, progress, trace=files is not None)
+        comparison = workload.compare(settings, progress, trace=bool(files or page))
     write(report.to_json(report.as_dict(comparison, engine)))
     console = Console(file=say, width=None if say.isatty() else 100, highlight=False)
     if comparison.runs:
@@ -193,6 +199,10 @@ def _run_workload(
     for name, result in comparison.runs.items():
         if files and result.events is not None:
             files.write(name, result.events, say)
+    traces = [result.events for result in comparison.runs.values() if result.events is not None]
+    if page and traces:
+        table = report.table(comparison)
+        page.write(traces, say, table=table, summary=report.sentence(comparison))
     if comparison.interrupted:
         sys.exit(INTERRUPTED)
 
