@@ -34,6 +34,7 @@ class PageFile:
 
         page.check(path)
         self._path = path
+        self.outputs = [("--html", path)]
 
     def write(
         self,

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from pvlock.abi import Policy
 from pvlock.cli.guest_file import LIMIT_NS, FileOptions, run_file
 from pvlock.cli.guest_kind import DEFAULT_POLICY, GuestKind, GuestOption, refuse_options_of_others
 from pvlock.cli.knob_options import knob_options
+from pvlock.cli.outputs import refuse_collisions, write_each
 from pvlock.cli.page_file import PageFile, html_option
-from pvlock.cli.shared import INTERRUPTED, engine_option, json_writer
+from pvlock.cli.screen import console, paragraph, show
+from pvlock.cli.shared import Status, engine_option, json_output, json_writer
 from pvlock.cli.trace_files import TraceFiles
 from pvlock.host import Host, knobs, simulated_only
 from pvlock.memory_map import RAM_LIMIT
@@ -151,7 +154,7 @@ def run(
 
 
 def _announce(engine: str, host: Host, stream: Any) -> None:
-    print(f"pvlock {__version__}: {engine}, policy {host.policy}", file=stream, flush=True)
+    paragraph(f"pvlock {__version__}: {engine}, policy {host.policy}", stream)
 
 
 def _why_auto(chosen: str) -> str:
@@ -181,30 +184,36 @@ def _run_workload(
     settings: Settings, engine: str, json_to: str | None, trace_to: str | None,
     html_to: Path | None, say: Any,
 ) -> None:  # fmt: skip
-    from rich.console import Console
-
     from pvlock import report, workload
 
     workload.image_of(settings.guest)
     files = TraceFiles(trace_to, workload.RUNS[:2]) if trace_to else None
     page = PageFile(html_to) if html_to else None
     write = json_writer(json_to)
+    outputs = [one for to in (files, page) if to for one in to.outputs]
+    refuse_collisions([*outputs, *json_output(json_to)])
     with _progress(say) as progress:
         comparison = workload.compare(settings, progress, trace=bool(files or page))
-    write(report.to_json(report.as_dict(comparison, engine)))
-    console = Console(file=say, width=None if say.isatty() else 100, highlight=False)
+    shown = console(say)
+    table, sentence = report.table(comparison), report.sentence(comparison)
     if comparison.runs:
-        console.print(report.table(comparison))
-    console.print("\n" + report.sentence(comparison))
-    for name, result in comparison.runs.items():
-        if files and result.events is not None:
-            files.write(name, result.events, say)
-    traces = [result.events for result in comparison.runs.values() if result.events is not None]
-    if page and traces:
-        table = report.table(comparison)
-        page.write(traces, say, table=table, summary=report.sentence(comparison))
+        show(shown, table)
+    shown.print("\n" + sentence)
+    traced = [(n, r.events) for n, r in comparison.runs.items() if r.events is not None]
+
+    def write_page() -> None:
+        if page and traced:
+            page.write([events for _, events in traced], say, table=table, summary=sentence)
+
+    write_each(
+        lambda: write(report.to_json(report.as_dict(comparison, engine))),
+        *(partial(files.write, name, events, say) for name, events in traced if files),
+        write_page,
+    )
+    if files and traced:
+        files.say_what_is_next(say)
     if comparison.interrupted:
-        sys.exit(INTERRUPTED)
+        sys.exit(Status.INTERRUPTED)
 
 
 @contextlib.contextmanager
