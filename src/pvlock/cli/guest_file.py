@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvlock.cli.outputs import refuse_collisions, write_each
+from pvlock.cli.page_file import PageFile
 from pvlock.cli.profile_files import ProfileFile, ProfileOptions
 from pvlock.cli.shared import ended_by_signals, json_output, json_writer, say
 from pvlock.cli.trace_files import TraceFiles
@@ -46,13 +47,9 @@ class FileOptions:
 
 
 def run_file(
-    guest: Image,
-    host: Host,
-    options: FileOptions,
-    json_to: str | None,
-    trace_to: str | None,
-    profiled: ProfileOptions | None = None,
-) -> None:
+    guest: Image, host: Host, options: FileOptions, json_to: str | None, trace_to: str | None,
+    html_to: Path | None, profiled: ProfileOptions | None = None,
+) -> None:  # fmt: skip
     """Run `guest` on `host`, its console on our standard output. Raises PvlockError."""
     from pvlock import keyboard
     from pvlock.cli import guest_run
@@ -63,14 +60,14 @@ def run_file(
     write = json_writer(json_to)
     keys = Keyboard(keyboard.read(options.input_from)) if options.input_from else None
     files = TraceFiles(trace_to, [""]) if trace_to else None
+    page = PageFile(html_to) if html_to else None
     profile = ProfileFile(profiled, guest) if profiled else None
     read = {"the guest": guest.name, "--initrd": options.initrd, "--input": options.input_from}
     if profiled:
         read["--system-map"] = profiled.system_map
     refuse_collisions(
         [
-            *(files.outputs if files else ()),
-            *(profile.outputs if profile else ()),
+            *(one for to in (files, page, profile) if to for one in to.outputs),
             *json_output(json_to),
         ],
         [(name, Path(path)) for name, path in read.items() if path],
@@ -88,7 +85,7 @@ def run_file(
     def create(output: "Output") -> Machine:
         return Machine(
             engine=options.engine, pvlock=not options.no_pvlock, bootargs=options.append,
-            ram_size=mib << 20, trace=files is not None,
+            ram_size=mib << 20, trace=bool(files or page),
             profile=profile.profiler if profile else None, output=output, **host.keywords(),
         )  # fmt: skip
 
@@ -97,11 +94,16 @@ def run_file(
         return terminal.attached(receive) if linux else contextlib.nullcontext()
 
     def finished(machine: Machine) -> None:
-        if files:
-            files.write("", machine.events(**facts), sys.stderr)
         if profile:
             terminal.flush()
             profile.show(machine.profile())
+        if not (files or page):
+            return
+        events = machine.events(**facts)
+        if files:
+            files.write("", events, sys.stderr)
+        if page:
+            page.write([events], sys.stderr)
 
     with ended_by_signals(terminal.abandon):
         disk = archive.read(options.initrd, say) if options.initrd else None

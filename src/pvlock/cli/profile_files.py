@@ -2,12 +2,16 @@
 """Where the command line's --profile goes, and in which format."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
+from pvlock.cli.guest_kind import GuestKind, GuestOption
 from pvlock.cli.screen import console, paragraph, show
+from pvlock.duration import nanoseconds
 from pvlock.errors import ConfigError
 from pvlock.extras import load_extra
 from pvlock.files import refuse_unwritable, replacing
@@ -32,6 +36,84 @@ class ProfileOptions:
     profile_to_ns: int | None = None
     system_map: str | None = None
     programs: Sequence[str] = ()
+
+
+class _Time(click.ParamType[int]):
+    """A time with its unit, in ns."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, context: click.Context | None
+    ) -> int:
+        """Return the ns. Raises BadParameter."""
+        try:
+            return nanoseconds(str(value))
+        except ValueError as error:
+            self.fail(f"{value!r}: {error}", param, context)
+
+
+def _option(*names: str, **attributes: Any) -> Callable[..., Any]:
+    return click.option(*names, cls=GuestOption, kinds=GuestKind.LINUX, **attributes)
+
+
+_OPTIONS = (
+    _option(
+        "--profile",
+        metavar="FILE",
+        help="Say what the CPUs' time goes to, and write call stacks to FILE, named "
+        f"{', '.join(SUFFIXES)}.",
+    ),
+    _option(
+        "--profile-period",
+        "profile_period_ns",
+        type=_Time(),
+        metavar="TIME",
+        help="Guest time between two samples.  [default: 99991ns]",
+    ),
+    _option(
+        "--profile-from",
+        "profile_from_ns",
+        type=_Time(),
+        metavar="TIME",
+        help="The profile begins there in guest time.  [default: 0]",
+    ),
+    _option(
+        "--profile-to",
+        "profile_to_ns",
+        type=_Time(),
+        metavar="TIME",
+        help="The profile ends there.  [default: as the guest does]",
+    ),
+    _option(
+        "--system-map",
+        metavar="FILE",
+        help="Its System.map, where the kernel has no kallsyms.",
+    ),
+    _option(
+        "--program",
+        "programs",
+        multiple=True,
+        metavar="ELF[@ADDRESS]",
+        help="A user program, for the names of its functions; may be repeated.",
+    ),
+)
+
+
+def profile_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command --profile and the options that go with it."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def profile_asked_for(options: Mapping[str, Any]) -> ProfileOptions | None:
+    """Return what was asked for about a profile. Raises UsageError without --profile."""
+    given = {f.name: options[f.name] for f in fields(ProfileOptions) if options[f.name]}
+    if given and not options["profile"]:
+        name = next(iter(given)).removesuffix("_ns").removesuffix("s").replace("_", "-")
+        raise click.UsageError(f"--{name} is for --profile FILE")
+    return ProfileOptions(**given) if given else None
 
 
 class ProfileFile:

@@ -20,11 +20,11 @@ from pvlock.cli.guest_file import LIMIT_NS, FileOptions, run_file
 from pvlock.cli.guest_kind import DEFAULT_POLICY, GuestKind, GuestOption, refuse_options_of_others
 from pvlock.cli.knob_options import knob_options
 from pvlock.cli.outputs import refuse_collisions, write_each
-from pvlock.cli.profile_files import SUFFIXES, ProfileOptions
+from pvlock.cli.page_file import PageFile, html_option
+from pvlock.cli.profile_files import profile_asked_for, profile_options
 from pvlock.cli.screen import console, paragraph, show
 from pvlock.cli.shared import Status, engine_option, json_output, json_writer
 from pvlock.cli.trace_files import TraceFiles
-from pvlock.duration import nanoseconds
 from pvlock.host import Host, knobs, simulated_only
 from pvlock.memory_map import RAM_LIMIT
 from pvlock.workload import Settings
@@ -39,21 +39,6 @@ _DEFAULTS = {
     "duration_ns": "100ms; for a Linux Image any time",
 }
 _KINDS = {"cs_ns": GuestKind.WORKLOAD, "think_ns": GuestKind.WORKLOAD}
-
-
-class Time(click.ParamType[int]):
-    """A time with its unit, in ns."""
-
-    name = "time"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, context: click.Context | None
-    ) -> int:
-        """Return the ns. Raises BadParameter."""
-        try:
-            return nanoseconds(str(value))
-        except ValueError as error:
-            self.fail(f"{value!r}: {error}", param, context)
 
 
 class Address(click.ParamType[int]):
@@ -134,56 +119,15 @@ def _option(kinds: GuestKind, *names: str, **attributes: Any) -> Callable[..., A
     help="Write a trace for Perfetto and `pvlock explain`. A workload: two, FILE's name with"
     " .without and .with in it; its guest records its locks.",
 )
-@_option(
-    GuestKind.LINUX,
-    "--profile",
-    metavar="FILE",
-    help=f"Say what the CPUs' time goes to, and write call stacks to FILE ({', '.join(SUFFIXES)}).",
-)
-@_option(
-    GuestKind.LINUX,
-    "--profile-period",
-    "profile_period_ns",
-    type=Time(),
-    metavar="TIME",
-    help="Guest time between two samples.  [default: 99991ns]",
-)
-@_option(
-    GuestKind.LINUX,
-    "--profile-from",
-    "profile_from_ns",
-    type=Time(),
-    metavar="TIME",
-    help="The profile begins there in guest time.  [default: 0]",
-)
-@_option(
-    GuestKind.LINUX,
-    "--profile-to",
-    "profile_to_ns",
-    type=Time(),
-    metavar="TIME",
-    help="The profile ends there.  [default: as the guest does]",
-)
-@_option(
-    GuestKind.LINUX,
-    "--system-map",
-    metavar="FILE",
-    help="Its System.map, where the kernel has no kallsyms.",
-)
-@_option(
-    GuestKind.LINUX,
-    "--program",
-    "programs",
-    multiple=True,
-    metavar="ELF[@ADDRESS]",
-    help="A user program, for the names of its functions; may be repeated.",
-)
+@html_option("Trace, and write a page for a browser: results, findings, a timeline to zoom into.")
+@profile_options
 def run(
     guest: str,
     kernel: str | None,
     engine: str,
     json_to: str | None,
     trace_to: str | None,
+    html_to: Path | None,
     **options: Any,
 ) -> None:
     """Run GUEST and show what PV-lock buys.
@@ -220,7 +164,7 @@ def run(
         settings = Settings(guest, engine=engine, **given)
         say = sys.stderr if json_to == "-" else sys.stdout
         _announce(told, settings, say)
-        _run_workload(settings, engine, json_to, trace_to, say)
+        _run_workload(settings, engine, json_to, trace_to, html_to, say)
         return
     with image.opened(guest, options["load_address"]) as opened:
         kind = GuestKind.LINUX if opened.kind is image.Kind.LINUX else GuestKind.ELF
@@ -229,19 +173,9 @@ def run(
         host = Host(**{"policy": DEFAULT_POLICY[kind]} | given)
         _announce(told, host, sys.stderr)
         of_files = {f.name: options[f.name] for f in fields(FileOptions) if f.name in options}
-        profiled = _profiled(options)
-        run_file(
-            opened, host, FileOptions(engine, limit_ns, **of_files), json_to, trace_to, profiled
-        )
-
-
-def _profiled(options: Mapping[str, Any]) -> ProfileOptions | None:
-    """Return what was asked for about a profile. Raises UsageError without --profile."""
-    given = {f.name: options[f.name] for f in fields(ProfileOptions) if options[f.name]}
-    if given and not options["profile"]:
-        name = next(iter(given)).removesuffix("_ns").removesuffix("s").replace("_", "-")
-        raise click.UsageError(f"--{name} is for --profile FILE")
-    return ProfileOptions(**given) if given else None
+        file_options = FileOptions(engine, limit_ns, **of_files)
+        profile = profile_asked_for(options)
+        run_file(opened, host, file_options, json_to, trace_to, html_to, profile)
 
 
 def _is_linux(context: click.Context, guest: str, kernel: str | None) -> bool:
@@ -284,24 +218,34 @@ def _refuse_simulated(given: Mapping[str, Any]) -> None:
 
 
 def _run_workload(
-    settings: Settings, engine: str, json_to: str | None, trace_to: str | None, say: Any
-) -> None:
+    settings: Settings, engine: str, json_to: str | None, trace_to: str | None,
+    html_to: Path | None, say: Any,
+) -> None:  # fmt: skip
     from pvlock import report, workload
 
     workload.image_of(settings.guest)
     files = TraceFiles(trace_to, workload.RUNS[:2]) if trace_to else None
+    page = PageFile(html_to) if html_to else None
     write = json_writer(json_to)
-    refuse_collisions([*(files.outputs if files else ()), *json_output(json_to)])
+    outputs = [one for to in (files, page) if to for one in to.outputs]
+    refuse_collisions([*outputs, *json_output(json_to)])
     with _progress(say) as progress:
-        comparison = workload.compare(settings, progress, trace=files is not None)
+        comparison = workload.compare(settings, progress, trace=bool(files or page))
     shown = console(say)
+    table, sentence = report.table(comparison), report.sentence(comparison)
     if comparison.runs:
-        show(shown, report.table(comparison))
-    shown.print("\n" + report.sentence(comparison))
-    traced = [(n, r.events) for n, r in comparison.runs.items() if r.events is not None and files]
+        show(shown, table)
+    shown.print("\n" + sentence)
+    traced = [(n, r.events) for n, r in comparison.runs.items() if r.events is not None]
+
+    def write_page() -> None:
+        if page and traced:
+            page.write([events for _, events in traced], say, table=table, summary=sentence)
+
     write_each(
         lambda: write(report.to_json(report.as_dict(comparison, engine))),
         *(partial(files.write, name, events, say) for name, events in traced if files),
+        write_page,
     )
     if files and traced:
         files.say_what_is_next(say)
