@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`pvlock run`: a bundled workload, three times over, or a guest file."""
+"""`pvlock run`: a bundled workload or loads of Linux, three times over, or a guest file."""
 
 import contextlib
 import os
@@ -15,6 +15,7 @@ from click.core import ParameterSource
 
 from pvlock import __version__, engines, image
 from pvlock.abi import Policy
+from pvlock.cli import guest_loads
 from pvlock.cli.guest_file import LIMIT_NS, FileOptions, run_file
 from pvlock.cli.guest_kind import DEFAULT_POLICY, GuestKind, GuestOption, refuse_options_of_others
 from pvlock.cli.knob_options import knob_options
@@ -59,7 +60,11 @@ def _option(kinds: GuestKind, *names: str, **attributes: Any) -> Callable[..., A
 
 @click.command()
 @click.argument("guest", default=Settings.guest)
-@click.option("--kernel", metavar="FILE", help="The same as GUEST.")
+@click.option(
+    "--kernel",
+    metavar="FILE",
+    help="The same as GUEST; with the guest linux, a kernel of your own.",
+)
 @engine_option("auto")
 @knob_options(Settings, _KINDS, _DEFAULTS)
 @_option(
@@ -98,6 +103,12 @@ def _option(kinds: GuestKind, *names: str, **attributes: Any) -> Callable[..., A
     metavar="FILE",
     help="Type what the script FILE says, when the console says what it waits for.",
 )
+@_option(
+    GuestKind.LOADS,
+    "--load",
+    metavar="LIST",
+    help="Which loads, with commas; all is all of them.",
+)
 @click.option("--json", "json_to", metavar="FILE|-", help="Write the results as JSON.")
 @click.option(
     "--trace",
@@ -117,12 +128,14 @@ def run(
     """Run GUEST and show what PV-lock buys.
 
     A bundled workload (mutex, rwsem, qspinlock, ticket, idle) runs without PV-lock, with it, and
-    not overcommitted. A file (ELF or Linux Image) runs once, its console on the standard output;
-    what is typed goes to a Linux guest, and Ctrl-A x ends it.
+    not overcommitted. So does linux: a Linux guest with loads such as UnixBench's. A file (ELF or
+    Linux Image) runs once, its console on the standard output; what is typed goes to a Linux
+    guest, and Ctrl-A x ends it.
     """
     context = click.get_current_context()
-    guest = _guest(context, guest, kernel)
-    is_file = kernel is not None or os.sep in guest or Path(guest).is_file()
+    of_linux = _is_linux(context, guest, kernel)
+    guest = guest if of_linux else _guest(context, guest, kernel)
+    is_file = not of_linux and _is_file(guest, kernel)
     asked = engine
     if not (is_file and engine == "kvm"):  # a machine says itself why it cannot be made, and sooner
         engine = engines.choose(engine)
@@ -132,6 +145,15 @@ def run(
         given.setdefault("pcpus", min(Host.pcpus, len(os.sched_getaffinity(0))))
     told = f"engine {engine}{_why_auto(engine) if asked == 'auto' else ''}"
 
+    if of_linux:
+        refuse_options_of_others(context, guest_loads.GUEST, GuestKind.LOADS)
+        if trace_to:
+            raise click.UsageError("--trace is for a workload or a file; linux runs loads")
+        say = sys.stderr if json_to == "-" else sys.stdout
+        chosen = guest_loads.settings(options["load"], engine, given)
+        _announce(told, chosen, say)
+        guest_loads.run(chosen, kernel, json_to, say)
+        return
     if not is_file:
         refuse_options_of_others(context, guest, GuestKind.WORKLOAD)
         settings = Settings(guest, engine=engine, **given)
@@ -147,6 +169,18 @@ def run(
         _announce(told, host, sys.stderr)
         of_files = {f.name: options[f.name] for f in fields(FileOptions) if f.name in options}
         run_file(opened, host, FileOptions(engine, limit_ns, **of_files), json_to, trace_to)
+
+
+def _is_linux(context: click.Context, guest: str, kernel: str | None) -> bool:
+    """Tell whether loads of Linux are asked for: by their name, or by --load where no GUEST is."""
+    if context.get_parameter_source("guest") is ParameterSource.DEFAULT:
+        return context.params["load"] is not None
+    asked = kernel is not None or context.params["load"] is not None
+    return guest == guest_loads.GUEST and (asked or not Path(guest).is_file())
+
+
+def _is_file(guest: str, kernel: str | None) -> bool:
+    return kernel is not None or os.sep in guest or Path(guest).is_file()
 
 
 def _announce(engine: str, host: Host, stream: Any) -> None:
