@@ -20,6 +20,7 @@ from pvlock.cli.guest_file import LIMIT_NS, FileOptions, run_file
 from pvlock.cli.guest_kind import DEFAULT_POLICY, GuestKind, GuestOption, refuse_options_of_others
 from pvlock.cli.knob_options import knob_options
 from pvlock.cli.outputs import refuse_collisions, write_each
+from pvlock.cli.page_file import PageFile, html_option
 from pvlock.cli.screen import console, paragraph, show
 from pvlock.cli.shared import Status, engine_option, json_output, json_writer
 from pvlock.cli.trace_files import TraceFiles
@@ -117,12 +118,14 @@ def _option(kinds: GuestKind, *names: str, **attributes: Any) -> Callable[..., A
     help="Write a trace for Perfetto and `pvlock explain`. A workload: two, FILE's name with"
     " .without and .with in it; its guest records its locks.",
 )
+@html_option("Trace, and write a page for a browser: results, findings, a timeline to zoom into.")
 def run(
     guest: str,
     kernel: str | None,
     engine: str,
     json_to: str | None,
     trace_to: str | None,
+    html_to: Path | None,
     **options: Any,
 ) -> None:
     """Run GUEST and show what PV-lock buys.
@@ -159,7 +162,7 @@ def run(
         settings = Settings(guest, engine=engine, **given)
         say = sys.stderr if json_to == "-" else sys.stdout
         _announce(told, settings, say)
-        _run_workload(settings, engine, json_to, trace_to, say)
+        _run_workload(settings, engine, json_to, trace_to, html_to, say)
         return
     with image.opened(guest, options["load_address"]) as opened:
         kind = GuestKind.LINUX if opened.kind is image.Kind.LINUX else GuestKind.ELF
@@ -168,7 +171,8 @@ def run(
         host = Host(**{"policy": DEFAULT_POLICY[kind]} | given)
         _announce(told, host, sys.stderr)
         of_files = {f.name: options[f.name] for f in fields(FileOptions) if f.name in options}
-        run_file(opened, host, FileOptions(engine, limit_ns, **of_files), json_to, trace_to)
+        file_options = FileOptions(engine, limit_ns, **of_files)
+        run_file(opened, host, file_options, json_to, trace_to, html_to)
 
 
 def _is_linux(context: click.Context, guest: str, kernel: str | None) -> bool:
@@ -211,24 +215,34 @@ def _refuse_simulated(given: Mapping[str, Any]) -> None:
 
 
 def _run_workload(
-    settings: Settings, engine: str, json_to: str | None, trace_to: str | None, say: Any
-) -> None:
+    settings: Settings, engine: str, json_to: str | None, trace_to: str | None,
+    html_to: Path | None, say: Any,
+) -> None:  # fmt: skip
     from pvlock import report, workload
 
     workload.image_of(settings.guest)
     files = TraceFiles(trace_to, workload.RUNS[:2]) if trace_to else None
+    page = PageFile(html_to) if html_to else None
     write = json_writer(json_to)
-    refuse_collisions([*(files.outputs if files else ()), *json_output(json_to)])
+    outputs = [one for to in (files, page) if to for one in to.outputs]
+    refuse_collisions([*outputs, *json_output(json_to)])
     with _progress(say) as progress:
-        comparison = workload.compare(settings, progress, trace=files is not None)
+        comparison = workload.compare(settings, progress, trace=bool(files or page))
     shown = console(say)
+    table, sentence = report.table(comparison), report.sentence(comparison)
     if comparison.runs:
-        show(shown, report.table(comparison))
-    shown.print("\n" + report.sentence(comparison))
-    traced = [(n, r.events) for n, r in comparison.runs.items() if r.events is not None and files]
+        show(shown, table)
+    shown.print("\n" + sentence)
+    traced = [(n, r.events) for n, r in comparison.runs.items() if r.events is not None]
+
+    def write_page() -> None:
+        if page and traced:
+            page.write([events for _, events in traced], say, table=table, summary=sentence)
+
     write_each(
         lambda: write(report.to_json(report.as_dict(comparison, engine))),
         *(partial(files.write, name, events, say) for name, events in traced if files),
+        write_page,
     )
     if files and traced:
         files.say_what_is_next(say)
