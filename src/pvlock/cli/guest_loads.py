@@ -45,12 +45,13 @@ def run(settings: "Settings", kernel: str | None, json_to: str | None, stream: T
     hashes = files.hashes()
     with _progress(stream) as progress:
         comparison = compare(settings, files, progress)
-    write(common.to_json(report.as_dict(comparison, settings.engine, hashes)))
     shown = console(stream)
     if comparison.runs:
         shown.print(report.table(comparison))
     shown.print(f"\nKernel {files.kernel.name}, sha256 {hashes['kernel']}.", soft_wrap=True)
     shown.print("\n" + report.sentence(comparison))
+    # Last, so that a full disk does not cost the table.
+    write(common.to_json(report.as_dict(comparison, settings.engine, hashes)))
     if comparison.interrupted:
         sys.exit(Status.INTERRUPTED)
 

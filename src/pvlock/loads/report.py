@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from pvlock.host import without_simulated
 from pvlock.loads import index
 from pvlock.loads.run import Comparison, Result
+from pvlock.report import document
 from pvlock.workload import RUNS
 
 if TYPE_CHECKING:
@@ -71,13 +72,14 @@ def sentence(comparison: Comparison) -> str:
 def as_dict(comparison: Comparison, engine: str, hashes: dict[str, str]) -> dict[str, Any]:
     """Return everything that was measured; equal settings and files give equal content."""
     settings = comparison.settings.facts() | {"engine": engine}
-    return {
+    facts = {
         **without_simulated(settings, engine),
         "sha256": hashes,
         "interrupted": comparison.interrupted,
         "runs": {name: run_dict(comparison.runs[name]) for name in RUNS if name in comparison.runs},
         "summary": sentence(comparison),
     }
+    return document("run-load", facts)
 
 
 def run_dict(result: Result) -> dict[str, Any]:
