@@ -34,6 +34,9 @@
 /* STATES in src/pvlock/top/slots.py. */
 enum { FREE, RUNNING, READY, BLOCKED, DEAD };
 
+/* How a thread became READY. UNSEEN: before it had a slot. */
+enum { WOKEN, PREEMPTED, UNSEEN };
+
 struct hlist_node;
 struct hlist_head {
 	struct hlist_node *first;
@@ -126,7 +129,7 @@ struct slot {
 	u64 queue, queue_throttled, clock_behind;
 	u64 exits_before;
 	u32 home; /* the place of its VM in `waiting` */
-	u32 unused;
+	u32 ready_by; /* how it became READY: below */
 	char name[16];
 	u32 gaps[CLASSES];
 };
@@ -466,9 +469,10 @@ static inline void count_waiting(struct slot *slot, long by)
 		__sync_fetch_and_add(count, by);
 }
 
-static inline void wait_begins(struct slot *slot, struct task_struct *task, u64 now)
+static inline void wait_begins(struct slot *slot, struct task_struct *task, u64 now, u32 by)
 {
 	slot->state = READY;
+	slot->ready_by = by;
 	slot->cpu = cpu_of(task);
 	slot->charged = now;
 	note_queue(slot, task, now);
@@ -531,7 +535,7 @@ static inline void leaves(struct slot *slot, struct sched_switch *args, u64 now)
 	/* Whoever could have gone on, or was preempted on its way to sleep: see publisher.bpf.c. */
 	if (args->preempt || state_of(args->prev) == 0) {
 		slot->preemptions++;
-		wait_begins(slot, args->prev, now);
+		wait_begins(slot, args->prev, now, PREEMPTED);
 	} else {
 		slot->state = BLOCKED;
 	}
@@ -641,7 +645,7 @@ int woken(struct task_struct **args)
 	now = bpf_ktime_get_ns();
 	begin(slot);
 	account(slot, now);
-	wait_begins(slot, task, now);
+	wait_begins(slot, task, now, WOKEN);
 	end(slot);
 	return 0;
 }
@@ -840,7 +844,7 @@ static inline void first_state(struct slot *slot, struct task_struct *task)
 	if (top->on_cpu)
 		slot->state = RUNNING;
 	else if (top->on_rq && state_of(task) == 0)
-		wait_begins(slot, task, now);
+		wait_begins(slot, task, now, UNSEEN);
 	else
 		slot->state = BLOCKED;
 }

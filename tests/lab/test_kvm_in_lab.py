@@ -21,7 +21,8 @@ from pvlock.lab import payload, tools
 TESTS = ROOT / "tests"
 GUESTS = ("calls", "contract", "flags", "reset", "samples", "stores")
 COMPARED = ("calls", "contract", "stores")
-HELPERS = ("recorder.py", "../build_native.py")
+HELPERS = ("recorder.py", "ftrace.py", "../build_native.py")
+PACKAGES = ("python3-numpy", "qemu-system-arm")
 # protobuf is installed with code for this machine's processor, but also works in pure Python.
 LIBRARIES = "/usr/lib/aarch64-linux-gnu/blas:/usr/lib/aarch64-linux-gnu/lapack"
 """NumPy's, which Debian finds by links that are made when a package is configured."""
@@ -69,7 +70,8 @@ def results(
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pvlock", "lab", "--timeout", "540", "--out", str(out)),
-            *("--exec", "--with", "pytest", "--with", "perfetto", "--package", "python3-numpy"),
+            *("--exec", "--with", "pytest", "--with", "perfetto"),
+            *(word for name in PACKAGES for word in ("--package", name)),
             *(word for path in added for word in ("--add", path)),
             *("--", "env", "PVLOCK_LAB_FILES=/root/files", f"LD_LIBRARY_PATH={LIBRARIES}"),
             *("python3", "-m", "pytest", "-q"),
