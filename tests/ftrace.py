@@ -17,7 +17,7 @@ import pytest
 TRACING = Path("/sys/kernel/tracing")
 BUFFER_KB = 16_384
 _LINE = re.compile(
-    rb"\[(\d+)\] .{5} (\d+)\.(\d+): sched_(switch|wakeup): (.*)$"
+    rb"\[(\d+)\] .{5} +(\d+)\.(\d+): sched_(switch|wakeup): (.*)$"
 )  # CPU, s, µs, event, arguments
 _SWITCH = re.compile(rb"prev_pid=(\d+) .*prev_state=(\S+) ==> .*next_pid=(\d+) ")
 _WAKEUP = re.compile(rb" pid=(\d+) ")
@@ -29,20 +29,20 @@ class Recorded:
     """The changes of each thread's state (ns, state), in their order, once recorded() has ended."""
 
     changes: dict[int, list[tuple[int, str]]] = field(default_factory=lambda: defaultdict(list))
+    first: dict[int, str] = field(default_factory=dict)
+    """The state of each before its first change, which that tells."""
 
     def stretches(self, tid: int, begin: int, end: int) -> Iterator[tuple[int, int, str]]:
         """Yield what a thread did from `begin` to `end`. It must have changed in between."""
-        state, since = "", begin
+        assert tid in self.first, f"nothing was recorded of thread {tid}"
+        state, since = self.first[tid], begin
         for at, now in self.changes[tid]:
             if at <= begin:
                 state = now
                 continue
-            if not state:  # of before its first change: it ran, or was ready, or slept
-                state = {RUNNING: READY, READY: BLOCKED}.get(now, RUNNING)
             if since < min(at, end):
                 yield since, min(at, end), state
             state, since = now, max(at, begin)
-        assert state, f"nothing was recorded of thread {tid}"
         if since < end:
             yield since, end, state
 
@@ -72,8 +72,9 @@ class Recorded:
         """Take in what the kernel wrote."""
         state: dict[int, str] = {}
 
-        def change(at: int, tid: int, now: str) -> None:
+        def change(at: int, tid: int, before: str, now: str) -> None:
             if tid in tids and state.get(tid) != now:
+                self.first.setdefault(tid, before)
                 state[tid] = now
                 self.changes[tid].append((at, now))
 
@@ -88,12 +89,13 @@ class Recorded:
                 assert woken is not None, line
                 # Also told of a thread that has not left its CPU, which is no change.
                 if state.get(int(woken[1])) in (None, BLOCKED):
-                    change(at, int(woken[1]), READY)
+                    change(at, int(woken[1]), BLOCKED, READY)
                 continue
             switch = _SWITCH.search(found[5])
             assert switch is not None, line
-            change(at, int(switch[1]), READY if switch[2][:1] == b"R" else BLOCKED)
-            change(at, int(switch[3]), RUNNING)
+            left = READY if switch[2][:1] == b"R" else BLOCKED
+            change(at, int(switch[1]), RUNNING, left)
+            change(at, int(switch[3]), READY, RUNNING)
 
 
 @contextlib.contextmanager
