@@ -27,6 +27,8 @@ _WHY_AUTO = {
     "kvm": "this host has all that it needs",
     "emulator": "kvm cannot run here, see pvlock doctor",
 }
+REPEATS = 5
+"""So often a comparison is made on a real host."""
 _DEFAULTS = {
     "pcpus": f"{Host.pcpus}; with kvm at most those that pvlock may use",
     "policy": f"{Policy.SCHEDULED_OUT}; {Policy.PREEMPTED} for a Linux Image",
@@ -95,13 +97,21 @@ def _option(kinds: GuestKind, *names: str, **attributes: Any) -> Callable[..., A
     metavar="FILE",
     help="Type what the script FILE says, when the console says what it waits for.",
 )
+@_option(
+    GuestKind.WORKLOAD,
+    "--repeat",
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    help="With kvm: compare so often, since a real host's runs scatter.  [default: 5; 1 where the"
+    " CPUs are emulated]",
+)
 @click.option("--json", "json_to", metavar="FILE|-", help="Write the results as JSON.")
 @click.option(
     "--trace",
     "trace_to",
     metavar="FILE",
     help="Write a trace for Perfetto and `pvlock explain`. A workload: two, FILE's name with"
-    " .without and .with in it; its guest records its locks.",
+    " .without and .with in it, of the first comparison; its guest records its locks.",
 )
 def run(
     guest: str,
@@ -134,7 +144,15 @@ def run(
         settings = Settings(guest, engine=engine, **given)
         say = sys.stderr if json_to == "-" else sys.stdout
         _announce(told, settings, say)
-        _run_workload(settings, engine, json_to, trace_to, say)
+        if engine == "kvm":
+            count = options["repeat"] or (1 if engines.cpus_are_emulated() else REPEATS)
+            _repeat_workload(settings, count, json_to, trace_to, say)
+        elif options["repeat"]:
+            raise click.UsageError(
+                "--repeat: the emulator's runs repeat to the byte; another --seed gives another run"
+            )
+        else:
+            _run_workload(settings, engine, json_to, trace_to, say)
         return
     with image.opened(guest, options["load_address"]) as opened:
         kind = GuestKind.LINUX if opened.kind is image.Kind.LINUX else GuestKind.ELF
@@ -194,6 +212,39 @@ def _run_workload(
         if files and result.events is not None:
             files.write(name, result.events, say)
     if comparison.interrupted:
+        sys.exit(INTERRUPTED)
+
+
+def _repeat_workload(
+    settings: Settings, count: int, json_to: str | None, trace_to: str | None, say: Any
+) -> None:
+    from rich.console import Console
+
+    from pvlock import repeats, report, workload
+
+    workload.image_of(settings.guest)
+    files = TraceFiles(trace_to, workload.RUNS[:2]) if trace_to else None
+    write = json_writer(json_to)
+    with _progress(say) as progress:
+
+        def compare(number: int) -> workload.Comparison:
+            def told(name: str, share: float) -> None:
+                progress(name if count == 1 else f"{name}, {number + 1} of {count}", share)
+
+            return workload.compare(settings, told, trace=files is not None and number == 0)
+
+        found = repeats.repeat(count, engines.cpus_are_emulated(), compare)
+    write(report.to_json(repeats.as_dict(found, "kvm")))
+    console = Console(file=say, width=None if say.isatty() else 100, highlight=False)
+    if found.whole:
+        console.print(repeats.table(found))
+    elif found.comparisons[-1].runs:
+        console.print(report.table(found.comparisons[-1]))
+    console.print("\n" + repeats.sentence(found))
+    for name, result in found.comparisons[0].runs.items():
+        if files and result.events is not None:
+            files.write(name, result.events, say)
+    if found.interrupted:
         sys.exit(INTERRUPTED)
 
 
