@@ -102,6 +102,8 @@ def lab(
         packages, distributions = (*packages, *TRACE_PACKAGES), (*distributions, *TRACE_WITH)
     if out:
         files.check(out)
+    if arguments:
+        payload.check(distributions)
     tools.find("qemu-system-aarch64")
     made = image.get(folder, packages, mirror, say)
     if not arguments:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from pvlock.conformance.outcome import RUN, Judgement, Outcome, Verdict, in_profile
+from pvlock.conformance.outcome import Judgement, Outcome, Verdict, in_profile
+from pvlock.report import document
 
 FORMATS = ("tap", "json", "junit")
 
@@ -75,10 +76,10 @@ def _directive(outcome: Outcome, profile: str) -> str:
 def _json(report: Report) -> str:
     judgement = report.judgement
     facts = {
-        "format": 1,
         "subject": report.subject,
         "profile": judgement.profile,
         "conforms": judgement.conforms,
+        "conclusion": str(judgement.conclusion),
         "counts": {str(verdict): count for verdict, count in judgement.counts.items()},
         "cases": [
             {
@@ -94,7 +95,7 @@ def _json(report: Report) -> str:
             for o in report.outcomes
         ],
     }
-    return json.dumps(facts, indent=1) + "\n"
+    return json.dumps(document("check", facts), indent=1) + "\n"
 
 
 def _junit(report: Report) -> str:
@@ -114,13 +115,15 @@ def _junit(report: Report) -> str:
         if outcome.evidence:
             evidence = (f"{key}: {json.dumps(value)}" for key, value in outcome.evidence.items())
             ElementTree.SubElement(case, "system-out").text = _xml("\n".join(evidence))
-    if not report.judgement.conforms and not failures:
-        case = ElementTree.SubElement(suite, "testcase", classname="pvlock", name=RUN.what)
+    if not report.judgement.succeeds and not failures:
+        case = ElementTree.SubElement(suite, "testcase", classname="pvlock", name="judgement")
         ElementTree.SubElement(case, "failure", message=_xml(report.judgement.sentence))
         failures += 1
     suite.attrib |= {"tests": str(len(suite)), "failures": str(failures), "skipped": str(skipped)}
     ElementTree.indent(suite)
-    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+    # ASCII, so that it is what it says it is in every locale.
+    data: bytes = ElementTree.tostring(suite, encoding="us-ascii", xml_declaration=True)
+    return f"{data.decode('ascii')}\n"
 
 
 def _xml(text: str) -> str:

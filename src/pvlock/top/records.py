@@ -8,6 +8,7 @@ import io
 import json
 from typing import Any
 
+from pvlock.report import document
 from pvlock.top.flags import Compared
 from pvlock.top.session import Interval, Session
 from pvlock.top.usage import ThreadUsage, Usage, VmUsage
@@ -41,7 +42,7 @@ def to_json(interval: Interval, session: Session) -> str:
         "unplaced_threads": interval.unplaced,
         "vms": [_vm(vm, interval, session) for vm in interval.vms],
     }
-    return json.dumps(record) + "\n"
+    return json.dumps(document("top", record)) + "\n"
 
 
 def csv_header() -> str:

@@ -16,13 +16,15 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from pvlock.engines.contract import EngineConfig, Placement
+from pvlock.engines.emulator.audit import AuditedVm
 from pvlock.engines.emulator.protocol import Channel, pack_error
 from pvlock.engines.emulator.vcpu import VcpuState, VmState
 from pvlock.engines.emulator.vm import Vm, VmMemory
-from pvlock.errors import PvlockError
+from pvlock.errors import PvlockError, StateError
 
 _PR_SET_PDEATHSIG = 1
 _MOST_POSTED = 1024
@@ -45,6 +47,7 @@ class Worker:
             "inject_abort": lambda vcpu, far: self._vm.vcpus[vcpu].inject_abort(far),
             "run": self._vm.run,
             "usage": self._usage,
+            "audit": self._audit,
             "switches": lambda: base64.b64encode(self._vm.take_switches()).decode(),
         }  # fmt: skip
 
@@ -80,7 +83,7 @@ class Worker:
             for ipa, size, readonly, fd in request["slots"]
         ]
         states = self._address(request["state_fd"], state_size(config.vcpus))
-        vm = Vm(
+        vm = (AuditedVm if config.audit else Vm)(
             config,
             VmMemory(slots),
             VmState.from_address(states),
@@ -117,6 +120,11 @@ class Worker:
             else:
                 self._vm.show(number, None if value is None else bytes.fromhex(value))
         return message["value"]
+
+    def _audit(self) -> dict[str, Any]:
+        if not isinstance(self._vm, AuditedVm):
+            raise StateError("audit", "not audited", "audited")
+        return asdict(self._vm.audit())
 
     def _usage(self) -> dict[str, Any]:
         vm = self._vm
