@@ -32,7 +32,7 @@ _STRETCH = struct.Struct("<QII16s")
 LOG_SIZE = _HEAD.size + DEPTH * _STRETCH.size
 
 RECORD = struct.Struct("<Q6I16s")
-"""Time, CPU, woken, previous, next, runnable, and the name of the next: see struct record."""
+"""Time, CPU, woken, previous, next, runnable, had, and the name of the next: see struct record."""
 
 NO_VCPU = 0xFFFF_FFFF
 _THREAD = 1 << 31
