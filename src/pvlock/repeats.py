@@ -86,7 +86,7 @@ def table(repeats: Repeats) -> "Table":
     shown.add_column("")
     results = {name: [each.runs[name] for each in repeats.whole] for name in RUNS}
     for name, of_run in results.items():
-        shown.add_column(title(name, of_run[0]), justify="right")
+        shown.add_column(title(name, of_run[0]), justify="right", no_wrap=True)
     for label, value, text in ROWS:
         shown.add_row(label, *(text(_median(of_run, value)) for of_run in results.values()))
         if label == ROWS[0][0]:

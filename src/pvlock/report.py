@@ -61,7 +61,7 @@ def table(comparison: Comparison) -> "Table":
     shown.add_column("")
     runs = [(name, comparison.runs[name]) for name in RUNS if name in comparison.runs]
     for name, result in runs:
-        shown.add_column(title(name, result), justify="right")
+        shown.add_column(title(name, result), justify="right", no_wrap=True)
     for label, value, text in ROWS:
         shown.add_row(label, *(text(value(result)) for _, result in runs))
     return shown
