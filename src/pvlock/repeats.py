@@ -63,6 +63,77 @@ class Repeats:
             return GAINED
         return COST if signs == {-1} else MIXED
 
+    @property
+    def first(self) -> Comparison:
+        """The first comparison, of which there can be traces."""
+        return self.comparisons[0]
+
+    def table(self) -> "Table":
+        """Return the medians of all whole comparisons, and the range of the throughput."""
+        from rich.table import Table
+
+        if not self.whole:
+            return report.table(self.comparisons[-1])
+        shown = Table(box=None, pad_edge=False)
+        shown.add_column("")
+        results = {name: [each.runs[name] for each in self.whole] for name in RUNS}
+        for name, of_run in results.items():
+            shown.add_column(title(name, of_run[0]), justify="right", no_wrap=True)
+        for label, value, text in ROWS:
+            shown.add_row(label, *(text(_median(of_run, value)) for of_run in results.values()))
+            if label == ROWS[0][0]:
+                for which, choose in (("lowest", min), ("highest", max)):
+                    cells = (text(choose(map(value, of_run))) for of_run in results.values())
+                    shown.add_row(f"               {which}", *cells)
+        return shown
+
+    def sentence(self) -> str:
+        """Say what all of it says of PV-lock."""
+        gains, whole = self.gains, len(self.whole)
+        if not whole:
+            return report.sentence(self.comparisons[-1])
+        times = "once" if whole == 1 else f"{whole} times"
+        begin = f"Interrupted: compared {times}, not {self.wanted}. " if self.interrupted else ""
+        if self.emulated:
+            return (
+                f"{begin}No verdict: the CPUs of this host are emulated (the lab), so these times"
+                " say nothing of what PV-lock buys. --engine emulator measures it, in virtual time."
+            )
+        if len(gains) < whole:
+            return f"{begin}The lock was hardly ever taken: the runs are too short to say anything."
+        median = f"x{statistics.median(gains):.2f}"
+        spread = f"median {median}, x{min(gains):.2f} to x{max(gains):.2f}, compared {times}"
+        if whole == 1:
+            spread = f"{median}, compared once, which on a real host proves little"
+        more, less = (sum(_sign(gain) == sign for gain in gains) for sign in (1, -1))
+        words = {
+            GAINED: f"PV-lock gained: {spread}.",
+            COST: f"PV-lock cost: {spread}.",
+            NO_DIFFERENCE: f"PV-lock made no difference here: {spread}.",
+            MIXED: f"Mixed: PV-lock gained in {more} and cost in {less} of {whole}: {spread}.",
+        }
+        return begin + words[self.verdict]
+
+    def as_dict(self, engine: str) -> dict[str, Any]:
+        """Return all that was measured; `runs` is the comparison whose gain is the median one."""
+        whole = sorted(self.whole, key=_gain)
+        middle = whole[(len(whole) - 1) // 2] if whole else self.comparisons[-1]
+        gains = self.gains
+        facts = report.as_dict(middle, engine)
+        return {
+            **facts,
+            "interrupted": self.interrupted,
+            "emulated_cpus": self.emulated,
+            "verdict": self.verdict,
+            "gain": {
+                "median": statistics.median(gains) if gains else None,
+                "lowest": min(gains, default=None),
+                "highest": max(gains, default=None),
+            },
+            "repetitions": [as_runs(each) for each in self.comparisons],
+            "summary": self.sentence(),
+        }
+
 
 def _sign(gain: float) -> int:
     return 0 if abs(gain - 1) <= report.NOISE else 1 if gain > 1 else -1
@@ -78,75 +149,8 @@ def repeat(count: int, emulated: bool, compare: Callable[[int], Comparison]) -> 
     return repeats
 
 
-def table(repeats: Repeats) -> "Table":
-    """Return the medians of all whole comparisons, and the range of the throughput."""
-    from rich.table import Table
-
-    shown = Table(box=None, pad_edge=False)
-    shown.add_column("")
-    results = {name: [each.runs[name] for each in repeats.whole] for name in RUNS}
-    for name, of_run in results.items():
-        shown.add_column(title(name, of_run[0]), justify="right", no_wrap=True)
-    for label, value, text in ROWS:
-        shown.add_row(label, *(text(_median(of_run, value)) for of_run in results.values()))
-        if label == ROWS[0][0]:
-            for which, choose in (("lowest", min), ("highest", max)):
-                cells = (text(choose(map(value, of_run))) for of_run in results.values())
-                shown.add_row(f"               {which}", *cells)
-    return shown
-
-
 def _median(results: Sequence[Result], value: Callable[[Result], float]) -> float:
     return statistics.median(map(value, results))
-
-
-def sentence(repeats: Repeats) -> str:
-    """Say what all of it says of PV-lock."""
-    gains, whole = repeats.gains, len(repeats.whole)
-    if not whole:
-        return report.sentence(repeats.comparisons[-1])
-    times = "once" if whole == 1 else f"{whole} times"
-    begin = f"Interrupted: compared {times}, not {repeats.wanted}. " if repeats.interrupted else ""
-    if repeats.emulated:
-        return (
-            f"{begin}No verdict: the CPUs of this host are emulated (the lab), so these times say"
-            " nothing of what PV-lock buys. --engine emulator measures it, in virtual time."
-        )
-    if len(gains) < whole:
-        return f"{begin}The lock was hardly ever taken: the runs are too short to say anything."
-    median = f"x{statistics.median(gains):.2f}"
-    spread = f"median {median}, x{min(gains):.2f} to x{max(gains):.2f}, compared {times}"
-    if whole == 1:
-        spread = f"{median}, compared once, which on a real host proves little"
-    more, less = (sum(_sign(gain) == sign for gain in gains) for sign in (1, -1))
-    words = {
-        GAINED: f"PV-lock gained: {spread}.",
-        COST: f"PV-lock cost: {spread}.",
-        NO_DIFFERENCE: f"PV-lock made no difference here: {spread}.",
-        MIXED: f"Mixed: PV-lock gained in {more} and cost in {less} of {whole}: {spread}.",
-    }
-    return begin + words[repeats.verdict]
-
-
-def as_dict(repeats: Repeats, engine: str) -> dict[str, Any]:
-    """Return all that was measured; `runs` is the comparison whose gain is the median one."""
-    whole = sorted(repeats.whole, key=_gain)
-    middle = whole[(len(whole) - 1) // 2] if whole else repeats.comparisons[-1]
-    gains = repeats.gains
-    facts = report.as_dict(middle, engine)
-    return {
-        **facts,
-        "interrupted": repeats.interrupted,
-        "emulated_cpus": repeats.emulated,
-        "verdict": repeats.verdict,
-        "gain": {
-            "median": statistics.median(gains) if gains else None,
-            "lowest": min(gains, default=None),
-            "highest": max(gains, default=None),
-        },
-        "repetitions": [as_runs(each) for each in repeats.comparisons],
-        "summary": sentence(repeats),
-    }
 
 
 def _gain(comparison: Comparison) -> float:

@@ -3,8 +3,8 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pvlock import __version__
 from pvlock.host import without_simulated
@@ -109,6 +109,56 @@ def document(kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     'example'
     """
     return {"format": FORMAT, "kind": kind, "version": __version__, **facts}
+
+
+class Measured(Protocol):
+    """What was measured of a workload: one comparison, or several (pvlock.repeats)."""
+
+    @property
+    def first(self) -> Comparison:
+        """The first comparison, of which there can be traces."""
+        ...
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended it."""
+        ...
+
+    def table(self) -> "Table":
+        """Return the runs side by side."""
+        ...
+
+    def sentence(self) -> str:
+        """Say what PV-lock bought."""
+        ...
+
+    def as_dict(self, engine: str) -> dict[str, Any]:
+        """Return everything that was measured."""
+        ...
+
+
+@dataclass(frozen=True)
+class One:
+    """One comparison, where another would be the same to the byte."""
+
+    first: Comparison
+
+    @property
+    def interrupted(self) -> bool:
+        """See Measured."""
+        return self.first.interrupted
+
+    def table(self) -> "Table":
+        """See Measured."""
+        return table(self.first)
+
+    def sentence(self) -> str:
+        """See Measured."""
+        return sentence(self.first)
+
+    def as_dict(self, engine: str) -> dict[str, Any]:
+        """See Measured."""
+        return as_dict(self.first, engine)
 
 
 def as_runs(comparison: Comparison) -> dict[str, Any]:

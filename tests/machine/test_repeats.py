@@ -66,13 +66,13 @@ def repeated(*counts: tuple[int, int], emulated: bool = False) -> Repeats:
 def test_the_verdict(counts: list[tuple[int, int]], verdict: str, words: str) -> None:
     found = repeated(*counts)
     assert found.verdict == verdict
-    assert repeats.sentence(found) == words
+    assert found.sentence() == words
 
 
 def test_where_the_cpus_are_emulated_there_is_no_verdict() -> None:
     found = repeated((500, 1_000), (500, 900), emulated=True)
     assert found.verdict == repeats.NONE
-    said = repeats.sentence(found)
+    said = found.sentence()
     assert said.startswith("No verdict: the CPUs of this host are emulated")
     assert not any(word in said for word in ("gained", "cost", "won back", "x2.00"))
 
@@ -80,7 +80,7 @@ def test_where_the_cpus_are_emulated_there_is_no_verdict() -> None:
 def test_the_table_has_medians_and_the_range() -> None:
     console = Console(width=100)
     with console.capture() as capture:
-        console.print(repeats.table(repeated((500, 1_000), (700, 900), (600, 2_000))))
+        console.print(repeated((500, 1_000), (700, 900), (600, 2_000)).table())
     lines = capture.get().splitlines()
     assert lines[2].split()[3:] == ["600,000", "1,000,000", "1,000,000"]
     assert lines[3].split() == ["lowest", "500,000", "900,000", "1,000,000"]
@@ -90,12 +90,12 @@ def test_the_table_has_medians_and_the_range() -> None:
 
 def test_json_has_each_comparison_and_the_median_one() -> None:
     found = repeated((500, 1_000), (500, 600), (500, 750))
-    facts = json.loads(json.dumps(repeats.as_dict(found, "kvm")))
+    facts = json.loads(json.dumps(found.as_dict("kvm")))
     assert facts["gain"] == {"median": 1.5, "lowest": 1.2, "highest": 2.0}
     assert facts["verdict"] == "gained" and facts["emulated_cpus"] is False
     assert facts["runs"] == facts["repetitions"][2]
     assert [each["with"]["throughput"] for each in facts["repetitions"]] == [1e6, 6e5, 7.5e5]
-    assert facts["summary"] == repeats.sentence(found)
+    assert facts["summary"] == found.sentence()
 
 
 def test_one_that_is_interrupted_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,12 +108,11 @@ def test_one_that_is_interrupted_is_the_last(monkeypatch: pytest.MonkeyPatch) ->
 
     found = repeats.repeat(5, False, compare)
     assert len(found.comparisons) == 3 and len(found.whole) == 2
-    assert repeats.sentence(found).startswith(
-        "Interrupted: compared 2 times, not 5. PV-lock gained"
-    )
+    assert found.sentence().startswith("Interrupted: compared 2 times, not 5. PV-lock gained")
     alone = repeats.repeat(5, False, lambda _number: compare(2))
-    assert repeats.sentence(alone) == "Interrupted: no result for with, baseline."
-    assert repeats.as_dict(alone, "kvm")["gain"]["median"] is None
+    assert alone.sentence() == "Interrupted: no result for with, baseline."
+    assert alone.as_dict("kvm")["gain"]["median"] is None
+    assert len(alone.table().columns) == 2
 
 
 def test_the_emulator_needs_no_repetition() -> None:
