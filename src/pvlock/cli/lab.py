@@ -25,7 +25,14 @@ TRACE_PACKAGES, TRACE_WITH = ("python3-numpy",), ("perfetto", "protobuf")
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="-- ARGS...")
 @click.option("--exec", "execute", is_flag=True, help="ARGS is a command, not pvlock's arguments.")
-@click.option("--cpus", type=click.IntRange(1, 8), default=2, show_default=True, help="Its CPUs.")
+@click.option(
+    "--cpus",
+    type=click.IntRange(1, 8),
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="Its CPUs.",
+)
 @click.option(
     "--memory",
     type=click.IntRange(512, 1 << 20),
