@@ -21,6 +21,7 @@ from pvlock.cli.guest_kind import DEFAULT_POLICY, GuestKind, GuestOption, refuse
 from pvlock.cli.knob_options import knob_options
 from pvlock.cli.outputs import refuse_collisions, write_each
 from pvlock.cli.page_file import PageFile, html_option
+from pvlock.cli.profile_files import profile_asked_for, profile_options
 from pvlock.cli.screen import console, paragraph, show
 from pvlock.cli.shared import Status, engine_option, json_output, json_writer
 from pvlock.cli.trace_files import TraceFiles
@@ -129,6 +130,7 @@ def _option(kinds: GuestKind, *names: str, **attributes: Any) -> Callable[..., A
     " .without and .with in it, of the first comparison; its guest records its locks.",
 )
 @html_option("Trace, and write a page for a browser: results, findings, a timeline to zoom into.")
+@profile_options
 def run(
     guest: str,
     kernel: str | None,
@@ -183,7 +185,8 @@ def run(
         _announce(told, host, sys.stderr)
         of_files = {f.name: options[f.name] for f in fields(FileOptions) if f.name in options}
         file_options = FileOptions(engine, limit_ns, **of_files)
-        run_file(opened, host, file_options, json_to, trace_to, html_to)
+        profile = profile_asked_for(options)
+        run_file(opened, host, file_options, json_to, trace_to, html_to, profile)
 
 
 def _is_linux(context: click.Context, guest: str, kernel: str | None) -> bool:
