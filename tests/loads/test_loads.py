@@ -22,6 +22,7 @@ from pvlock.loads import catalogue, index, report, run
 from pvlock.loads.catalogue import BY_NAME
 from pvlock.loads.guest import Reader
 from pvlock.loads.run import Comparison, Files, Settings
+from pvlock.profile import Profiler
 from pvlock.workload import RUNS
 
 E2FSCK = shutil.which("e2fsck", path=f"{os.environ.get('PATH', '')}:/sbin:/usr/sbin")
@@ -189,7 +190,9 @@ def everything(pvlock_kernel: Path) -> run.Result:
     settings = Settings(
         tuple(BY_NAME), engine="emulator", vcpus=2, pcpus=1, duration_ns=3 * SHORT_NS
     )
-    result = run.run("with", settings, Files(image.parse(data, "Image"), data, shell))
+    kernel = image.parse(data, "Image")
+    files = Files(kernel, data, shell)
+    result = run.run("with", settings, files, profiler=Profiler.of_image(kernel))
     assert result is not None
     return result
 
@@ -206,6 +209,17 @@ def test_each_load_takes_its_time(everything: run.Result) -> None:
     for name, counted in everything.loads.items():
         wanted = 3 * SHORT_NS * BY_NAME[name].times
         assert wanted <= counted.duration_ns < wanted + 20 * SHORT_NS, name
+
+
+def test_each_load_has_a_profile_of_its_time(everything: run.Result) -> None:
+    for name, counted in everything.loads.items():
+        profile = everything.profiles[name]
+        assert profile.end_ns - profile.start_ns == counted.duration_ns
+        shares = profile.shares()
+        assert sum(share.points for share in shares.kinds.values()) == shares.total
+    # It runs nothing but its own loop and system calls.
+    of_pipe = everything.profiles["pipe"].shares()
+    assert of_pipe.of("rest of the kernel") + of_pipe.of("user programs") > 0.9
 
 
 def test_a_kernel_without_pv_lock_is_refused() -> None:
