@@ -4,6 +4,7 @@
 import functools
 import json
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from asm import ROOT
 from command_line import SHORT, pvlock
 from pvlock import __version__
+from pvlock.cli import host_report
 from pvlock.engines.contract import Usage
 from pvlock.loads import report as loads_report
 from pvlock.loads import run as loads_run
@@ -193,6 +195,15 @@ def test_sweep(tmp_path: Path) -> None:
 def test_doctor(tmp_path: Path) -> None:
     pvlock("doctor", "--json", "out", cwd=tmp_path)
     compare("doctor", load(tmp_path / "out"))
+
+
+def test_host_report(tmp_path: Path) -> None:
+    step = host_report.Step("run.json", ("run", "idle", *RUN, "--json", "-"))
+    host_report.write(tmp_path / "a.zip", [step], lambda _text: None)
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert sorted(archive.namelist()) == ["index.json", "run.json", "run.json.err"]
+        assert json.loads(archive.read("run.json"))["kind"] == "run"
+        compare("host-report", json.loads(archive.read("index.json")))
 
 
 def test_top() -> None:
