@@ -21,6 +21,7 @@ from pvlock.engines.contract import (
     Ready,
     Switch,
     SystemEvent,
+    WatchPoint,
     pack,
 )
 from pvlock.engines.emulator import libunicorn as lib
@@ -40,6 +41,7 @@ from pvlock.engines.emulator.vcpu import (
     check_layout,
     create,
 )
+from pvlock.engines.emulator.watch import Watch
 from pvlock.errors import EngineError, GuestStalled, StateError
 
 # These costs in ns are not options. The first is what an exception costs that the guest takes
@@ -123,6 +125,7 @@ class Vm:
         self.event: SystemEvent | None = None
         self._exits_here: Counter[str] = Counter()
         self._recorded = bytearray()
+        self._watch: Watch | None = None
         self._random = random.Random(config.seed)
         self.scheduler = self._schedule()
         self._exits = Exits(self, config, self.scheduler, self.gic, self.psci, ask, post)
@@ -184,6 +187,8 @@ class Vm:
                 self.config.quantum_ns,
                 min(due, until),
             )
+            if self._watch is not None:
+                self._watch.drain()
             if cpu < 0:
                 # All CPUs reached the edge, which is where the next step begins.
                 self._edge.value += self.config.quantum_ns
@@ -212,6 +217,14 @@ class Vm:
         taken = bytes(self._recorded[:_MOST_RECORDED])
         del self._recorded[:_MOST_RECORDED]
         return taken
+
+    def watch(self, points: Sequence[WatchPoint]) -> None:
+        """Watch functions of the guest's kernel. Raises EngineError."""
+        self._watch = Watch(self._vm, points)
+
+    def take_watched(self) -> tuple[bytes, int]:
+        """Return the oldest records of what is watched, and how many were lost; forget them."""
+        return (b"", 0) if self._watch is None else self._watch.take()
 
     # -- what an exit may ask for (exits.Host) --
 

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pvlock.engines.contract import EngineConfig, Placement
+from pvlock.engines.contract import EngineConfig, Placement, Read, Watch, WatchPoint
 from pvlock.engines.emulator.protocol import Channel, pack_error
 from pvlock.engines.emulator.vcpu import VcpuState, VmState
 from pvlock.engines.emulator.vm import Vm, VmMemory
@@ -45,6 +45,8 @@ class Worker:
             "inject_abort": lambda vcpu, far: self._vm.vcpus[vcpu].inject_abort(far),
             "run": self._vm.run,
             "usage": self._usage,
+            "watch": self._watch,
+            "watched": self._watched,
             "switches": lambda: base64.b64encode(self._vm.take_switches()).decode(),
         }  # fmt: skip
 
@@ -117,6 +119,18 @@ class Worker:
             else:
                 self._vm.show(number, None if value is None else bytes.fromhex(value))
         return message["value"]
+
+    def _watch(self, points: Sequence[Sequence[Any]]) -> None:
+        self._vm.watch(
+            [
+                WatchPoint(pc, Watch(flags), size, tuple(masks), tuple(Read(*one) for one in reads))
+                for pc, flags, size, masks, reads in points
+            ]
+        )
+
+    def _watched(self) -> list[Any]:
+        records, lost = self._vm.take_watched()
+        return [base64.b64encode(records).decode(), lost]
 
     def _usage(self) -> dict[str, Any]:
         vm = self._vm
