@@ -35,16 +35,20 @@ class Level(IntEnum):
 
     UNKNOWN = 0
     OWNER_PREEMPTED = 1
-    OWNER_BLOCKED = 2
-    QUEUE_PREEMPTED = 3
-    QUEUE_BLOCKED = 4
-    OWNER_RUNNING = 5
+    OWNER_QUEUED = 2
+    OWNER_BLOCKED = 3
+    QUEUE_PREEMPTED = 4
+    QUEUE_QUEUED = 5
+    QUEUE_BLOCKED = 6
+    OWNER_RUNNING = 7
 
 
 _OWNER_LEVEL = np.array(
-    [Level.OWNER_RUNNING, Level.OWNER_PREEMPTED, Level.OWNER_BLOCKED], np.int8
+    [Level.OWNER_RUNNING, Level.OWNER_PREEMPTED, Level.OWNER_BLOCKED, Level.OWNER_QUEUED], np.int8
 )  # by State
-_QUEUE_LEVEL = np.array([-1, Level.QUEUE_PREEMPTED, Level.QUEUE_BLOCKED], np.int8)
+_QUEUE_LEVEL = np.array(
+    [-1, Level.QUEUE_PREEMPTED, Level.QUEUE_BLOCKED, Level.QUEUE_QUEUED], np.int8
+)
 """By State as well. A head that runs makes no claim."""
 
 

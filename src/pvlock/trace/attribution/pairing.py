@@ -13,7 +13,7 @@ import numpy as np
 from pvlock.errors import TraceError
 from pvlock.trace.attribution.gaps import Gaps
 from pvlock.trace.attribution.grants import find_grants
-from pvlock.trace.attribution.histories import histories
+from pvlock.trace.attribution.histories import USED, histories
 from pvlock.trace.attribution.holds import find_holds
 from pvlock.trace.attribution.intervals import Intervals, joined
 from pvlock.trace.attribution.waits import Stages, find_waits
@@ -50,7 +50,7 @@ class Pairing:
 def pair(events: Events) -> Pairing:
     """Find the waits and the holds in `events`. Raises TraceError for a broken table."""
     _check(events)
-    used = np.flatnonzero(among(events.kind, Kind.CONTENDED, Kind.ACQUIRED, Kind.RELEASED))
+    used = np.flatnonzero(among(events.kind, *USED))
     grants = np.flatnonzero(among(events.kind, Kind.GRANTED))
     objects = events.object[np.append(used, grants)]
     addresses = distinct(objects)
