@@ -12,6 +12,10 @@ PvlockError
 ├── LabError               the virtual arm64 host cannot be built, or ended before its command
 ├── WatchError             the VCPUs of this host cannot be watched, or there are none to watch
 ├── KernelError            a Linux kernel cannot be built
+├── SymbolsError           what a Linux kernel says of itself cannot be used
+│   ├── MissingSymbols     it has no kallsyms, and there is no System.map
+│   ├── OtherKernel        the System.map is another kernel's
+│   └── MissingTypes       it has no BTF, or not that structure
 └── EngineError            the engine, or the guest in it, cannot go on
     ├── EngineUnavailable  this host cannot run the engine: what is missing, and the remedy
     ├── WorkerDied         the process of an emulated machine ended on its own
@@ -76,6 +80,22 @@ class LabError(PvlockError):
 
 class KernelError(PvlockError):
     """A Linux kernel with PV-lock cannot be built."""
+
+
+class SymbolsError(PvlockError):
+    """What a Linux kernel says of itself, its symbols and structures, cannot be used."""
+
+
+class MissingSymbols(SymbolsError):
+    """A kernel has no symbols within itself, or a file that should have them has none."""
+
+
+class OtherKernel(SymbolsError):
+    """A System.map is not that of the kernel that it was given for."""
+
+
+class MissingTypes(SymbolsError):
+    """A kernel has no BTF, or its BTF has no such structure or member."""
 
 
 class EngineError(PvlockError):

@@ -3,6 +3,7 @@
 
 import functools
 import re
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -70,8 +71,61 @@ def test_line_ends_of_serial_consoles(end: str) -> None:
 
 
 def test_nothing() -> None:
-    for text in ("", "\n", "Linux version 6.12\n", "TAP version 13\n1..0\n"):
-        assert "the guest did not start" in refusal(text)
+    """What a log holds is said, and not what may have caused it."""
+    for text in ("", "\n", " \r\n\r\n"):
+        assert refusal(text) == "no line says 'TAP version 14': the log is empty"
+    for text in ("Linux version 6.12\n\n", "a\nTAP version 13\n", "x" * 99):
+        last = text.strip().splitlines()[-1]
+        assert f"; the log ends in line {text.strip().count(chr(10)) + 1}: " in refusal(text)
+        assert last[:60] in refusal(text)
+    behind = "".join(lines()[2:])
+    assert "line 1 is the guest's: the log lacks its beginning" in refusal(behind)
+
+
+PREFIXES = [
+    "[    0.123456] ", "[2026-11-25 20:24:07] ", "2026-11-25T20:24:07.1+01:00 ", "20:24:07.123 | ",
+    "Nov  5 20:24:07 host qemu[812]: ", "vm1: ", "\x1b[32m[ 9.1]\x1b[0m ", "> ", "12 ", "a 1 2 3 ",
+]  # fmt: skip
+
+
+def later(prefix: str, line: int) -> str:
+    """Return a prefix as a logger writes it in front of a later line."""
+
+    def grown(number: re.Match[str]) -> str:
+        value = str((int(number[0]) + line * 7919) % 10**6)
+        return value.rjust(len(number[0])) if number[0].startswith(" ") else value
+
+    return re.sub(r" *\d+(?![\d;]*m)", grown, prefix).replace("Nov", "Dec" if line > 9 else "Nov")
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_loggers_put_a_prefix_before_each_line(prefix: str) -> None:
+    plain = parse(log())
+    prefixed = "".join(later(prefix, n) + line for n, line in enumerate(lines()))
+    found = parse("BIOS says hello\n" + prefixed + "[vmm] gone\n")
+    assert (found.facts, found.outcomes) == (plain.facts, plain.outcomes)
+    assert parse(prefixed.replace("\n", "\r\n")).outcomes == plain.outcomes
+    # A logger may leave out the blanks of a line that is otherwise empty.
+    assert parse(prefixed.replace(" \n", "\n")).outcomes == plain.outcomes
+
+
+@pytest.mark.parametrize("prefix", PREFIXES[:3])
+def test_a_prefix_excuses_nothing(prefix: str) -> None:
+    everything = [later(prefix, n) + line for n, line in enumerate(lines())]
+    structure = [n for n, line in enumerate(lines()) if STRUCTURE.match(line)]
+    for number in structure[1:-1:5]:
+        refusal("".join(everything[:number] + everything[number + 1 :]))
+        refusal("".join(everything[: number + 1]))
+        refusal("".join([*everything[:number], everything[number], *everything[number:]]))
+    assert "a second time" in refusal("".join(everything + everything))
+
+
+def test_a_prefix_takes_no_time() -> None:
+    """A number could be divided between those of a prefix in very many ways, if they touched."""
+    text = "1 " * 90 + "TAP version 14\n" + ("1" * 400 + "x\n") * 50
+    started = time.perf_counter()
+    refusal(text)
+    assert time.perf_counter() - started < 5
 
 
 def test_any_part_of_a_log_is_refused() -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from asm import assemble
 from pvlock import Machine, SystemEvent, image
 from pvlock.cli import guest_run
-from pvlock.cli.terminal import Terminal
+from pvlock.cli.terminal import Pace, Terminal
 from pvlock.errors import GuestPanicked, ImageError
 
 PANIC = b"""[    1.0] Run /init as init process\r
@@ -118,6 +118,45 @@ def test_a_limit_counts_over_reboots() -> None:
     event, _ = guest_run.run(create, linux(slow), None, lambda _data: None, 3_500_000)
     assert event is None
     assert len(boots) == 4
+
+
+SLEEP_A_SECOND = """
+    mov x0, #(15 << 4 | 1 << 2)     // the event stream: an event each 65 us
+    msr cntkctl_el1, x0
+    set x1, 1000000000
+1:  wfe
+    mrs x0, cntvct_el0
+    cmp x0, x1
+    b.lo 1b
+    off
+"""
+
+
+def test_a_guest_before_whom_somebody_sits_is_as_slow_as_the_clock(tmp_path: Path) -> None:
+    (segment,) = linux(SLEEP_A_SECOND).segments
+    image_file = tmp_path / "Image"
+    header = struct.pack("<IIQQQ24s4sI", 0x14000010, 0, 0, 4096, 0, bytes(24), b"ARM\x64", 0)
+    image_file.write_bytes(header + segment.data[:])
+    command = [sys.executable, "-m", "pvlock", "run", "--engine", "emulator", str(image_file)]
+    user, ours = pty.openpty()
+    began = time.monotonic()
+    done = subprocess.run(command, stdin=ours, capture_output=True, timeout=120, check=True)
+    assert time.monotonic() - began >= 1
+    assert b"guest off after 1" in done.stderr
+    os.close(user)
+    os.close(ours)
+
+
+def test_a_slow_guest_does_not_catch_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, slept = [0], list[float]()
+    monkeypatch.setattr("pvlock.cli.terminal.time.monotonic_ns", lambda: clock[0])
+    monkeypatch.setattr("pvlock.cli.terminal.time.sleep", slept.append)
+    pace = Pace()
+    for real_ns, guest_ns, early_s in ((5, 1, 0), (6, 4, 2e-9), (9, 5, 0), (9, 6, 1e-9)):
+        clock[0] = real_ns
+        pace(guest_ns)
+        assert sum(slept) == pytest.approx(early_s)
+        slept.clear()
 
 
 def test_an_initrd_lies_below_the_device_tree_which_names_it() -> None:

@@ -49,7 +49,7 @@ def run_file(
     from pvlock import keyboard
     from pvlock.cli import guest_run
     from pvlock.cli import initrd as archive
-    from pvlock.cli.terminal import Terminal
+    from pvlock.cli.terminal import Pace, Terminal, somebody_is_here
     from pvlock.keyboard import Keyboard
 
     write = json_writer(json_to)
@@ -85,6 +85,7 @@ def run_file(
             event, usage = guest_run.run(
                 create, guest, disk, output, options.limit_ns,
                 reboot=not options.no_reboot, keyboard=keys, attach=attach, finished=finished,
+                pace=Pace if linux and keys is None and somebody_is_here() else None,
             )  # fmt: skip
         finally:
             terminal.flush()

@@ -64,17 +64,20 @@ def run(
     *,
     reboot: bool = True,
     keyboard: Keyboard | None = None,
+    pace: Callable[[], Callable[[int], None]] | None = None,
     attach: Callable[[Machine], AbstractContextManager[object]] = lambda _machine: nullcontext(),
     finished: Callable[[Machine], None] = lambda _machine: None,
 ) -> tuple[SystemEvent | None, Usage]:
     """Run `guest` on the machines that `create` makes, one for each time that Linux boots.
 
     A Linux guest that resets the machine boots again, on a new one, if `reboot`; any other guest's
-    reset ends the run. `keyboard` types at the guest, `attach` may hold something open while a
-    machine runs, `finished` sees it at the end. Returns how it ended, None after `limit_ns` of
-    guest time (None: it may take any), and what the last machine used. Raises EngineError
-    (GuestPanicked, above all), ImageError for a guest that does not fit, InputError when the script
-    of `keyboard` cannot be followed to its end, and what `create` and `output` raise.
+    reset ends the run. `keyboard` types at the guest. `pace` begins to slow a guest down that is in
+    virtual time; what it returns is told each time that the guest has reached. `attach` may hold
+    something open while a machine runs, `finished` sees it at the end. Returns how it ended, None
+    after `limit_ns` of guest time (None: it may take any), and what the last machine used. Raises
+    EngineError (GuestPanicked, above all), ImageError for a guest that does not fit, InputError
+    when the script of `keyboard` cannot be followed to its end, and what `create` and `output`
+    raise.
     """
     linux = guest.kind is Kind.LINUX
     spent = 0
@@ -89,7 +92,7 @@ def run(
                 typist.sit_down(machine, spent)
             with attach(machine):
                 left = None if limit_ns is None else max(limit_ns - spent, 0)
-                event = _run(machine, left, typist)
+                event = _run(machine, left, typist, pace() if pace else None)
             usage = machine.usage()
             finished(machine)
         if watch is not None:
@@ -101,7 +104,12 @@ def run(
             return event, usage
 
 
-def _run(machine: Machine, limit_ns: int | None, typist: Typist | None) -> SystemEvent | None:
+def _run(
+    machine: Machine,
+    limit_ns: int | None,
+    typist: Typist | None,
+    keep: Callable[[int], None] | None,
+) -> SystemEvent | None:
     """Come up for air now and then, unless the engine does: console writes then arrive."""
     if isinstance(machine.engine, Live):
         return _run_live(machine, LONGEST_NS if limit_ns is None else limit_ns, typist)
@@ -115,6 +123,8 @@ def _run(machine: Machine, limit_ns: int | None, typist: Typist | None) -> Syste
         event = _step(machine, now, typist)
         if event is not None:
             return event
+        if keep is not None:
+            keep(now)
     return None
 
 

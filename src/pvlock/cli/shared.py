@@ -12,6 +12,8 @@ import click
 
 from pvlock import engines, files
 
+NOT_OFFERED = 3
+"""The exit status of `pvlock check` for a hypervisor that does not offer PV-lock."""
 INTERRUPTED = 130
 """The exit status of a command that Ctrl-C ended."""
 

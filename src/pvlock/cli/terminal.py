@@ -44,6 +44,30 @@ class _Escapes:
         return bytes(out), False
 
 
+class Pace:
+    """Lets no guest run faster than the clock on the wall, for who sits before it.
+
+    A guest that was slower does not catch up: a second of its own takes at least one of ours.
+    """
+
+    def __init__(self) -> None:
+        """Begin now, at the guest's time 0."""
+        self._guest_ns, self._real_ns = 0, time.monotonic_ns()
+
+    def __call__(self, guest_ns: int) -> None:
+        """Sleep for as long as a guest is early that has just reached `guest_ns`."""
+        due = self._real_ns + guest_ns - self._guest_ns
+        early = due - time.monotonic_ns()
+        if early > 0:
+            time.sleep(early / 1e9)
+        self._guest_ns, self._real_ns = guest_ns, due if early > 0 else time.monotonic_ns()
+
+
+def somebody_is_here() -> bool:
+    """Tell whether a person can type at the guest."""
+    return sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
+
+
 class Terminal:
     """What a guest prints goes to `screen`; what is typed goes to the guest.
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from pvlock.conformance.outcome import RUN, Judgement, Outcome, Verdict, in_profile
+from pvlock import __version__
+from pvlock.conformance.outcome import Judgement, Outcome, Verdict, in_profile
 
 FORMATS = ("tap", "json", "junit")
 
@@ -76,9 +77,12 @@ def _json(report: Report) -> str:
     judgement = report.judgement
     facts = {
         "format": 1,
+        "kind": "check",
+        "version": __version__,
         "subject": report.subject,
         "profile": judgement.profile,
         "conforms": judgement.conforms,
+        "conclusion": str(judgement.conclusion),
         "counts": {str(verdict): count for verdict, count in judgement.counts.items()},
         "cases": [
             {
@@ -114,8 +118,8 @@ def _junit(report: Report) -> str:
         if outcome.evidence:
             evidence = (f"{key}: {json.dumps(value)}" for key, value in outcome.evidence.items())
             ElementTree.SubElement(case, "system-out").text = _xml("\n".join(evidence))
-    if not report.judgement.conforms and not failures:
-        case = ElementTree.SubElement(suite, "testcase", classname="pvlock", name=RUN.what)
+    if not report.judgement.succeeds and not failures:
+        case = ElementTree.SubElement(suite, "testcase", classname="pvlock", name="judgement")
         ElementTree.SubElement(case, "failure", message=_xml(report.judgement.sentence))
         failures += 1
     suite.attrib |= {"tests": str(len(suite)), "failures": str(failures), "skipped": str(skipped)}

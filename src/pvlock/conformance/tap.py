@@ -2,19 +2,20 @@
 """Reads what the conformance guest prints: TAP 14, strictly.
 
 Firmware and boot loaders may print before `TAP version 14`, and the VMM after the summary, as long
-as no such line begins like TAP. A log in which anything else is missing, doubled, out of order or
-contradictory is worthless, and LogError says why. What is taken from a log is printable ASCII, as
-the guest prints nothing else, so it can be shown anywhere.
+as no such line begins like TAP. A logger may put a prefix before each line (console_log.py). A log
+in which anything else is missing, doubled, out of order or contradictory is worthless, and LogError
+says why. What is taken from a log is printable ASCII, as the guest prints nothing else, so it can
+be shown anywhere.
 """
 
 import re
 from dataclasses import dataclass, field
 
 from pvlock.conformance.cases import Case, guest_cases
+from pvlock.conformance.console_log import VERSION, lines_of, short
 from pvlock.conformance.outcome import Outcome, Verdict
 from pvlock.errors import LogError
 
-_VERSION = "TAP version 14"
 _FORMAT = "# pvlock conformance guest, format "
 _KNOWN_FORMAT = "1"
 _LINE = re.compile(r"[ -~]{0,500}")
@@ -34,7 +35,6 @@ _NUMBER = r"(?:0x[0-9a-f]{1,16}|[0-9]{1,20})"
 _LIST = re.compile(rf"\[({_NUMBER}(?:, {_NUMBER})*)\]")
 _WORD = re.compile(rf'{_NUMBER}|[A-Za-z][A-Za-z0-9-]*|"[^"]*"')
 _LONGEST = 1 << 24
-_SHOWN = 60
 
 
 @dataclass
@@ -64,7 +64,7 @@ class _Reader:
         if line is None:
             raise LogError(f"the log ends where {wanted} should be")
         if line.startswith("Bail out!"):
-            raise LogError(f"line {self.at + 1}: the guest gave up: {_short(line[9:].strip())}")
+            raise LogError(f"line {self.at + 1}: the guest gave up: {short(line[9:].strip())}")
         self.at += 1
         if not _LINE.fullmatch(line):
             raise self.error("nothing that the guest prints")
@@ -72,12 +72,7 @@ class _Reader:
 
     def error(self, what: str) -> LogError:
         """Complain about the line that next() returned last."""
-        return LogError(f"line {self.at}: {what}: {_short(self._lines[self.at - 1])}")
-
-
-def _short(line: str) -> str:
-    shown = line if len(line) <= _SHOWN else line[:_SHOWN] + "..."
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)
+        return LogError(f"line {self.at}: {what}: {short(self._lines[self.at - 1])}")
 
 
 def parse(text: str, run: str = "") -> Log:
@@ -104,19 +99,11 @@ def read(text: str, log: Log, run: str = "") -> None:
     """Add to `log` what parse() would return. After a LogError, `log` has what came before it."""
     if len(text) > _LONGEST:
         raise LogError(f"the log is longer than {_LONGEST >> 20} MiB")
-    # Serial lines end in CR LF, and where firmware prints, in CR CR LF.
-    lines = [line.rstrip("\r") for line in text.split("\n")]
-    if lines[-1] == "":
-        lines.pop()
-    starts = [number for number, line in enumerate(lines) if line == _VERSION]
-    if not starts:
-        raise LogError(f"no line says {_VERSION!r}: the guest did not start, or it has no console")
-    if len(starts) > 1:
-        raise LogError(f"line {starts[1] + 1}: the guest started a second time")
-    for number, line in enumerate(lines[: starts[0]]):
+    lines, start = lines_of(text)
+    for number, line in enumerate(lines[:start]):
         if _looks_like_tap(line):
-            raise LogError(f"line {number + 1}: before {_VERSION!r}: {_short(line)}")
-    reader = _Reader(lines, starts[0] + 1)
+            raise LogError(f"line {number + 1}: before {VERSION!r}: {short(line)}")
+    reader = _Reader(lines, start + 1)
     plan = _header(reader, log)
     known = {case.name: case for case in guest_cases()}
     order = {name: position for position, name in enumerate(known)}
