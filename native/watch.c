@@ -191,6 +191,12 @@ static struct watch_record *record_of(struct vcpu *v, uint32_t point, uint64_t l
 	return r;
 }
 
+static void read_words(const struct lock *l, uint32_t size, uint64_t *words)
+{
+	for (int i = 0; i < WATCH_WORDS; i++)
+		words[i] = l->words[i] ? value_at(l->words[i], size) : 0;
+}
+
 /* Keep an eye on a lock until nobody waits for it any more. False: there are too many. */
 static bool await(struct vcpu *v, uint32_t point, uint64_t at)
 {
@@ -212,9 +218,8 @@ static bool await(struct vcpu *v, uint32_t point, uint64_t at)
 		if (!p->word_size || !p->word_mask[i] || (word & 4095) + p->word_size > 4096)
 			continue;
 		l->words[i] = host_address(v, word, MMU_LOAD);
-		if (l->words[i])
-			l->seen[i] = value_at(l->words[i], p->word_size);
 	}
+	read_words(l, p->word_size, l->seen);
 	l->waiters++;
 	return true;
 }
@@ -223,8 +228,12 @@ static void await_no_more(struct watch *w, uint64_t at)
 {
 	struct lock *l = find_lock(w, at);
 
-	if (l && l->waiters && !--l->waiters && !l->words[0])
+	if (!l || !l->waiters || --l->waiters)
+		return;
+	if (!l->words[0])
 		forget_lock(w, l);
+	else	/* who waited has it: the next change is its release */
+		read_words(l, w->points[l->point].word_size, l->seen);
 }
 
 static bool expect_return(struct vcpu *v, uint32_t point, uint64_t lock)
@@ -307,16 +316,13 @@ void look_at_words(struct vm *vm, uint64_t time)
 	for (uint32_t i = 0; i < w->lock_count; i++) {
 		struct lock *l = &w->locks[i];
 		const struct watch_point *p = &w->points[l->point];
-		uint64_t words[WATCH_WORDS] = { 0 };
+		uint64_t words[WATCH_WORDS];
 		struct watch_record *r;
 		bool changed = false;
 
-		for (int n = 0; n < WATCH_WORDS; n++) {
-			if (!l->words[n])
-				continue;
-			words[n] = value_at(l->words[n], p->word_size);
+		read_words(l, p->word_size, words);
+		for (int n = 0; n < WATCH_WORDS; n++)
 			changed |= ((words[n] ^ l->seen[n]) & p->word_mask[n]) != 0;
-		}
 		if (!changed)
 			continue;
 		memcpy(l->seen, words, sizeof(words));

@@ -19,7 +19,7 @@ from pvlock.engines.contract import (
     Switch,
     SystemEvent,
     Usage,
-    Watching,
+    WatchingRecording,
 )
 from pvlock.errors import (
     ConfigError,
@@ -199,7 +199,7 @@ class Machine:
         self.vcpus = [Vcpu(self, index) for index in range(vcpus)]
         try:
             if linux_recorder and watched is not None:
-                if not isinstance(self.engine, Watching):
+                if not isinstance(self.engine, WatchingRecording):
                     remedy = "trace on --engine emulator"
                     raise EngineUnavailable(self.engine.name, "watches no functions", remedy)
                 self._recorder = linux_recorder(watched, vcpus, pcpus, self.engine)
@@ -261,7 +261,9 @@ class Machine:
         _check("until_ns", until_ns, 0, LONGEST_NS)
         if self._recorder is None or isinstance(self.engine, Live):
             return self.engine.run(self, until_ns)
-        step = max(self.engine.step_ns, _TRACE_STEP_NS)
+        # What is told to the engine between steps, a guest could notice: so there are as many steps
+        # as without a trace, where nothing forces more.
+        step = max(self.engine.step_ns, _TRACE_STEP_NS if self._trace else LONGEST_NS)
         while True:
             now = min(self._now + step, until_ns)
             event = self.engine.run(self, now)

@@ -95,13 +95,20 @@ def _option(kinds: GuestKind, *names: str, **attributes: Any) -> Callable[..., A
     metavar="FILE",
     help="Type what the script FILE says, when the console says what it waits for.",
 )
+@_option(
+    GuestKind.LINUX,
+    "--system-map",
+    metavar="FILE",
+    help="Its System.map, if it has no symbols of its own: --trace needs them.",
+)
 @click.option("--json", "json_to", metavar="FILE|-", help="Write the results as JSON.")
 @click.option(
     "--trace",
     "trace_to",
     metavar="FILE",
     help="Write a trace for Perfetto and `pvlock explain`. A workload: two, FILE's name with"
-    " .without and .with in it; its guest records its locks.",
+    " .without and .with in it; its guest records its locks. A Linux Image on the emulator:"
+    " with the tasks and locks of its own kernel.",
 )
 def run(
     guest: str,

@@ -329,6 +329,11 @@ class Watching(Protocol):
 
 
 @runtime_checkable
+class WatchingRecording(Recording, Watching, Protocol):
+    """A Recording engine that can watch."""
+
+
+@runtime_checkable
 class Live(Recording, Protocol):
     """A Recording engine whose records must be taken while run() is still under way."""
 

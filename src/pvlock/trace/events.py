@@ -91,6 +91,9 @@ class Flag(enum.IntFlag):
     stands for them all."""
     INFERRED = 32
     """On ACQUIRED, RELEASED: that this task has the lock is inferred from what it did later."""
+    STANDING = 64
+    """On ACQUIRED: the lock is the place at the head of a queue. Its owner keeps it while it waits
+    for what the queue is for."""
 
 
 @dataclass
@@ -104,9 +107,10 @@ class Events:
     anything. `skew_ns` is how far the clocks of two CPUs may be apart. `settings` says which run it
     was: at least guest, policy, pvlock and engine.
 
-    A trace of a Linux guest that was watched (pvlock.trace.linux) has tasks as well. Its last `tasks`
-    rows are no VCPUs but tasks of the guest's kernel, which have VCPUs as VCPUs have CPUs; `names`
-    has their names. Lock events are of tasks then. pvlock.trace.tasks puts both levels together.
+    A trace of a Linux guest that was watched (pvlock.trace.linux) has tasks as well. The last
+    `tasks` of its rows are no VCPUs but tasks of the guest's kernel, which have VCPUs as VCPUs have
+    CPUs; `names` has their names. Its lock events are those of tasks. pvlock.trace.tasks puts both
+    levels together.
 
     A trace of a host (`pvlock record`) has the setting "host". Its rows are the VCPUs of all VMs,
     as many as the setting "watched" says, and then whoever else had a CPU; `names` has their names.

@@ -19,7 +19,7 @@ class Watch:
     """The watch of one machine, which begins when this is made and cannot end."""
 
     def __init__(self, vm: VmState, points: Sequence[Description]) -> None:
-        """Watch `points` in `vm`. Raises EngineError where there are too many, or a watch already."""
+        """Watch `points` in `vm`. Raises EngineError where they are too many, or a second watch."""
         assert c.sizeof(WatchRecord) == WATCHED.size
         self._vm, self._native = vm, lib.libvcpu()
         self._points = (WatchPoint * len(points))(*map(_point, points))

@@ -33,5 +33,7 @@ class Part(IntEnum):
     """The lock came free for the head of the queue, a task that could run and has no VCPU."""
 
 
+HOST_OFF_CPU = (Part.OWNER_PREEMPTED, Part.QUEUE_PREEMPTED)
+"""Of a Linux guest, the parts in which the VCPU of another task is off its CPU."""
 OFF_CPU = (Part.OWNER_PREEMPTED, Part.OWNER_BLOCKED, Part.QUEUE_PREEMPTED, Part.QUEUE_BLOCKED)
 """The parts in which another VCPU keeps the waiter waiting and is off its CPU."""

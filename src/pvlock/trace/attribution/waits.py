@@ -41,7 +41,7 @@ class WaitsFound:
 
 
 def find_waits(events: Events, past: Histories) -> WaitsFound:
-    """Find all waits: runs of CONTENDED before an ACQUIRED or ABANDONED, or before the run's end."""
+    """Find all waits: runs of CONTENDED before an ACQUIRED, an ABANDONED, or the end of the run."""
     at = np.flatnonzero(past.kind == Kind.CONTENDED)
     first = past.previous[at] != Kind.CONTENDED
     number = np.cumsum(first, dtype=np.int32) - 1

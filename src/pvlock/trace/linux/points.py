@@ -7,7 +7,6 @@ what cannot be said without it.
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -35,7 +34,9 @@ class Role(Enum):
     RWLOCK_READ = auto()
     RWLOCK_WRITE = auto()
     OSQ = auto()
-    """A place in the queue of spinning waiters; 1 is returned to its head, 0 to who gave up."""
+    """A wait in the queue of those who spin for a mutex or an rwsem; 1 is returned to its head, 0
+    to who gave up."""
+    OSQ_UNLOCK = auto()
     MUTEX_UNLOCK = auto()
     UP_READ = auto()
     UP_WRITE = auto()
@@ -73,8 +74,7 @@ class Points:
     """What to watch in one kernel, and what its build leaves out.
 
     `roles` has the role of each of `points`. `missing` has a line for each thing that cannot be
-    seen. `has_pid` and `has_comm` say whether the record of Role.SWITCH has these. `lock_functions`
-    are the names of functions that are not the one that wanted a lock.
+    seen. `has_pid` and `has_comm` say whether the record of Role.SWITCH has these.
     """
 
     symbols: Symbols
@@ -106,7 +106,6 @@ def find(data: bytes, name: str, symbols: Symbols) -> Points:
 
 
 def _tasks(found: Points, name: str, data: bytes, types: Btf | None) -> None:
-    reads = [Read(1, 0, 0)] * 4
     comm, pid = _comm_offset(found.symbols, data, types), None
     if types is not None and types.has("task_struct", "pid"):
         pid = types.field("task_struct", "pid").offset
@@ -182,21 +181,25 @@ def _mutexes(found: Points, types: Btf | None) -> None:
 
 
 def _osq(found: Points) -> None:
-    if Role.OSQ not in found.roles:
-        _add(
-            found, Role.OSQ, ["osq_lock"], Watch.ALWAYS | Watch.RETURN,
-            "who spins behind whom for a mutex or an rwsem (osq_lock)", (Read(0, 0, 4),),
-        )  # fmt: skip
+    if Role.OSQ in found.roles:
+        return
+    what = "who spins behind whom for a mutex or an rwsem"
+    if addresses(found.symbols, "osq_unlock"):
+        reads = _waits(Read(0, 0, 4), None)
+        _add(found, Role.OSQ, ["osq_lock"], _WAIT, f"{what} (osq_lock)", reads)
+        _add(found, Role.OSQ_UNLOCK, ["osq_unlock"], Watch.ALWAYS, None)
+    else:
+        found.missing.append(f"{what} (osq_unlock)")
 
 
 def _rwsems(found: Points, types: Btf | None) -> None:
     if types is not None and not types.has("rw_semaphore", "owner"):
         found.missing.append("rwsems: they have no owner in this kernel")
         return
-    places = (8, 0)
+    places = [8, 0]
     if types is not None:
-        places = tuple(types.field("rw_semaphore", part).offset for part in ("owner", "count"))
-    if places != (8, 0):
+        places = [types.field("rw_semaphore", part).offset for part in ("owner", "count")]
+    if places != [8, 0]:
         found.missing.append("rwsems: their count and their owner are not at their beginning")
         return
     reads = _waits(Read(0, 8), Read(0, 0))
@@ -262,6 +265,3 @@ def addresses(symbols: Symbols, name: str) -> list[int]:
         and ".part" not in symbol.name and symbol.kind in "tTwW"
     }  # fmt: skip
     return sorted(places)
-
-
-Named = Callable[[int], str]

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Collects the events of a machine that runs Linux: the host's switches, the guest's tasks and locks.
+"""Collects the events of a machine that runs Linux: of the host, of its tasks, of its locks.
 
 The guest does nothing for it: the engine watches functions of its kernel.
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pvlock.engines.contract import WATCHED, Recording, Seen, Watching
+from pvlock.engines.contract import WATCHED, Seen, WatchingRecording
 from pvlock.trace.columns import MOST_VCPUS
 from pvlock.trace.events import MOST_EVENTS, Events, Kind, Setting
 from pvlock.trace.linux import names
@@ -26,23 +26,18 @@ from pvlock.trace.linux.points import (
     Points,
     Role,
 )
-from pvlock.trace.linux.rows import ROW, Rows
-from pvlock.trace.linux.tasks import NOBODY, Tasks
+from pvlock.trace.linux.rows import Rows
+from pvlock.trace.linux.tasks import Tasks
 from pvlock.trace.recorder import SWITCH_ROW, scheduling
 
-_RELEASES = (Role.MUTEX_UNLOCK, Role.UP_READ, Role.UP_WRITE, Role.DOWNGRADE)
-_NEVER_PID = 1 << 31
-
-
-class WatchingRecorder(Recording, Watching, Protocol):
-    """An engine that records its switches, and watches functions."""
+_RELEASES = (Role.MUTEX_UNLOCK, Role.OSQ_UNLOCK, Role.UP_READ, Role.UP_WRITE, Role.DOWNGRADE)
 
 
 class LinuxRecorder:
     """Call collect() now and then while the machine runs, and events() at the end."""
 
     def __init__(
-        self, points: Points, vcpus: int, pcpus: int, engine: WatchingRecorder,
+        self, points: Points, vcpus: int, pcpus: int, engine: WatchingRecording,
         limit: int = MOST_EVENTS,
     ) -> None:  # fmt: skip
         """Watch `points` of the guest's kernel; keep at most about `limit` events."""
@@ -87,8 +82,6 @@ class LinuxRecorder:
         if kind == Seen.RETURN:
             if role in KIND_OF:
                 self._locks.wait_over(task, lock, role, x0, time)
-            elif role is Role.OSQ and not x0 & 0xFFFFFFFF:
-                self._locks.queued(task, None, time)
         elif role in KIND_OF:
             callers = (lr, values[CALLER], values[CALLERS_CALLER])
             words = values[OWNER], values[COUNT]
@@ -107,11 +100,6 @@ class LinuxRecorder:
             self._tasks.waking(x0, time)
         elif role is Role.NEW:
             self._tasks.made(x0, time)
-        elif role is Role.OSQ:
-            tail = values[0]
-            before = self._tasks.running[tail - 1] if 0 < tail <= self._vcpus else None
-            if before is not None:
-                self._locks.queued(task, before, time)
         elif role in _RELEASES:
             self._locks.released(task, lock, role, time)
         elif role is Role.FUTEX_WAKE:
@@ -175,15 +163,18 @@ class LinuxRecorder:
         }
         locks = np.unique(rows["object"][rows["kind"] >= Kind.CONTENDED])
         for lock in locks.tolist():
-            kind, callers = self._locks.callers[lock]
-            found[lock] = names.name_of(kind, lock, callers, self._points.symbols)
+            found[lock] = self._name_of(lock)
         return found
+
+    def _name_of(self, lock: int) -> str:
+        kind, callers = self._locks.callers[lock]
+        behind = self._locks.behind.get(lock)
+        if behind is not None:
+            return f"{kind} of {self._name_of(behind)}"
+        return names.name_of(kind, lock, callers, self._points.symbols)
 
 
 def _text(words: tuple[int, ...]) -> str:
     raw = b"".join(word.to_bytes(8, "little") for word in words)
     text = raw.split(b"\0")[0].decode("ascii", "replace")
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-__all__ = ("NOBODY", "ROW", "LinuxRecorder")

@@ -59,4 +59,5 @@ class Rows:
         ):  # fmt: skip
             rows[name] = np.array(column, ROW[name])
         rows = rows[rows["kind"] != NOTHING]
-        return rows[np.lexsort((rows["order"], rows["time"]))]
+        result: NDArray[Any] = rows[np.lexsort((rows["order"], rows["time"]))]
+        return result

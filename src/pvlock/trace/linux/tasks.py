@@ -6,44 +6,10 @@ have gone on. So that is known in hindsight only, and the events are corrected t
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from pvlock.trace.events import Flag, Kind
+from pvlock.trace.linux.model import NOBODY, Task, Wait
 from pvlock.trace.linux.rows import NOTHING, Rows
-
-if TYPE_CHECKING:
-    from pvlock.trace.linux.locks import Wait
-
-NOBODY = 0
-"""The number of what stands for an owner that could not be seen."""
-
-
-class Task:
-    """A task of the guest. `number` is its place among all tasks, `last` the time of its last event.
-
-    `out` is the row with which it lost its VCPU, or -1 while it has one; `slept` are those
-    with which it went to sleep for a lock. `woken` is when it could run again. `waits` are its waits for locks, the innermost last.
-    """
-
-    __slots__ = ("address", "last", "name", "number", "out", "pid", "slept", "waits", "woken")
-
-    def __init__(self, number: int, address: int) -> None:
-        self.number, self.address = number, address
-        self.pid: int | None = None
-        self.name = ""
-        self.last = 0
-        self.out = -1
-        self.slept: list[int] = []
-        self.woken: int | None = None
-        self.waits: list[Wait] = []
-
-    @property
-    def called(self) -> str:
-        """What to call it: name/number, as far as these are known."""
-        name = self.name or "task"
-        if self.pid is None:
-            return f"{name}@{self.address:x}"
-        return name if self.pid == 0 else f"{name}/{self.pid}"
 
 
 class Tasks:
@@ -83,9 +49,7 @@ class Tasks:
     def switched(self, vcpu: int, previous: Task, address: int, pid: int | None, time: int) -> None:
         """Let the task at `address` have `vcpu`, in place of `previous`."""
         time = self.at(previous, time)
-        previous.out = self.rows.add(
-            time, previous.number, Kind.BLOCKED, vcpu, flags=Flag.GUEST
-        )
+        previous.out = self.rows.add(time, previous.number, Kind.BLOCKED, vcpu, flags=Flag.GUEST)
         previous.woken = None
         if previous.waits:
             self._fell_asleep(previous, previous.waits[-1], time)
@@ -122,17 +86,14 @@ class Tasks:
         self._by_address[address] = task
         return task
 
-    def _fell_asleep(self, task: Task, wait: "Wait", time: int) -> None:
+    def _fell_asleep(self, task: Task, wait: Wait, time: int) -> None:
         """Take note that a task sleeps for a lock; it is the last of those that do."""
         lock = wait.lock
         if wait not in lock.sleepers and lock.kind in ("mutex", "rwsem"):
             before = lock.sleepers[-1].task.number if lock.sleepers else -1
-            task.slept.append(
-                self.rows.add(
-                    time, task.number, Kind.CONTENDED, lock.address, before,
-                    Flag.SHARED if wait.shared else 0,
-                )  # fmt: skip
-            )
+            shared = Flag.SHARED if wait.shared else 0
+            row = self.rows.add(time, task.number, Kind.CONTENDED, lock.address, before, shared)
+            task.slept.append(row)
             lock.sleepers.append(wait)
         task.slept.append(self.rows.add(time, task.number, Kind.SLEPT, lock.address))
 
@@ -149,6 +110,8 @@ class Tasks:
                 self.rows.kind[task.out] = Kind.PREEMPTED
                 for row in task.slept:
                     self.rows.kind[row] = NOTHING
+                if len(task.slept) > 1:
+                    task.waits[-1].lock.sleepers.remove(task.waits[-1])
                 task.slept = []
         time = self.at(task, time)
         self.rows.add(time, task.number, Kind.SCHED_IN, vcpu, flags=Flag.GUEST)
