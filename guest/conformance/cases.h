@@ -28,6 +28,8 @@ enum need {
 	LSE = 1 << 14,		/* the CPU has LSE atomics */
 	BLOCKS = 1 << 15,	/* a VCPU that waits in WFI leaves its CPU */
 	PARALLEL = 1 << 16,	/* a VCPU can look on while another runs */
+	YIELDS = 1 << 17,	/* WFE gives the CPU to another VCPU */
+	BRISK = 1 << 18,	/* VCPUs lose their CPUs many times a ms; without it, the cases see less */
 };
 
 #define CASES(CASE)                                                                              \
@@ -121,6 +123,16 @@ CASE("6.2", "document", "own-flag", PVLOCK, case_own_flag,                      
      "a VCPU that reads its own flag reads 0, every time")                                        \
 CASE("6.1", "document", "watch", PVLOCK | SMP | WATCH, case_watch,                                \
      "every change of a VCPU's flag, with its time, for who knows the schedule")                  \
+CASE("6.1", "document", "return-reads-0", PVLOCK | SMP | BRISK, case_return_reads_0,                      \
+     "a VCPU that comes back from WFE, WFI or CPU_ON reads 0 by its first load, every time")      \
+CASE("6.1", "document", "yielding-reads-1", PVLOCK | SMP | OVERCOMMIT | YIELDS | BRISK, case_yielding_reads_1, \
+     "VCPUs that give their CPU away in WFE read 1")                                              \
+CASE("6.3", "document", "sleepers-letter", PVLOCK | SMP | GIC | LETTER | BLOCKS | BRISK, case_sleepers_letter, \
+     "under scheduled-out VCPUs that wait in WFI again and again read 1")                         \
+CASE("6.4", "pvlock", "sleepers-sparing", PVLOCK | SMP | GIC | SPARING | BRISK, case_sleepers_sparing,    \
+     "under preempted VCPUs that wait in WFI again and again read 0")                             \
+CASE("6.6", "pvlock", "off-again", PVLOCK | SMP | GIC | BRISK, case_off_again,                            \
+     "VCPUs that turn themselves off again and again read 1 under scheduled-out, 0 under preempted") \
 CASE("2.4", "pvlock", "zero-or-one", PVLOCK, case_zero_or_one,                                    \
      "no structure ever holds another value than 0 or 1")                                         \
 CASE("2.2", "series", "padding", PVLOCK, case_padding,                                            \

@@ -111,7 +111,8 @@ enum {
 
 /* ---- interrupts: conf_gic.c ---- */
 void conf_gic_init(u32 cpu);
-void conf_sleep_once(void);	/* WFI, then acknowledge the interrupt that ended it */
+/* WFI, then acknowledge the interrupt that ended it. After `ticks`, unless 0, a timer ends it. */
+void conf_sleep_once(u64 ticks);
 void conf_wake(u32 cpu);
 
 /* ---- time ---- */

@@ -25,6 +25,7 @@ enum {
 	GICR_ISENABLER0 = GICR_SGI + 0x0100,
 	GICR_IPRIORITYR = GICR_SGI + 0x0400,
 	WAKE_SGI = 1,
+	VIRTUAL_TIMER = 27,	/* the PPI that BSA (Arm DEN0094) gives it everywhere */
 	PRIORITY = 0x80,
 	SPURIOUS = 1020,	/* this and every higher number mean that no interrupt is pending */
 	PATIENCE = 1000000,
@@ -75,7 +76,7 @@ static void init_v3(u32 cpu)
 			break;
 	write32(frame + GICR_IGROUPR0, ~0u);
 	write32(frame + GICR_IPRIORITYR, PRIORITY * 0x01010101u);
-	write32(frame + GICR_ISENABLER0, 1 << WAKE_SGI);
+	write32(frame + GICR_ISENABLER0, 1 << WAKE_SGI | 1 << VIRTUAL_TIMER);
 	write_sysreg(ICC_SRE_EL1, 1);
 	asm volatile("isb");
 	write_sysreg(ICC_PMR_EL1, 0xff);
@@ -91,7 +92,7 @@ static void init_v2(u32 cpu)
 		write32(d + GICD_CTLR, GICV2_ENABLE_BOTH_GROUPS);
 	targets[cpu] = read32(d + GICD_ITARGETSR) & 0xff;
 	write32(d + GICD_IPRIORITYR, PRIORITY * 0x01010101u);
-	write32(d + GICD_ISENABLER0, 1 << WAKE_SGI);
+	write32(d + GICD_ISENABLER0, 1 << WAKE_SGI | 1 << VIRTUAL_TIMER);
 	write32(c + GICC_PMR, 0xff);
 	write32(c + GICC_CTLR, GICV2_ENABLE_BOTH_GROUPS);
 }
@@ -105,11 +106,15 @@ void conf_gic_init(u32 cpu)
 }
 
 /* Interrupts stay masked. A pending one ends the WFI all the same, and we acknowledge it here. */
-void conf_sleep_once(void)
+void conf_sleep_once(u64 ticks)
 {
 	u64 interrupt;
 
-	asm volatile("dsb sy\n\twfi" : : : "memory");
+	write_sysreg("cntv_tval_el0", ticks);
+	write_sysreg("cntv_ctl_el0", ticks != 0);
+	asm volatile("dsb sy\n\tisb\n\twfi" : : : "memory");
+	write_sysreg("cntv_ctl_el0", 0);
+	asm volatile("isb");
 	if (conf_board.gic == 3) {
 		while ((interrupt = read_sysreg(ICC_IAR1_EL1) & 0xffffff) < SPURIOUS)
 			write_sysreg(ICC_EOIR1_EL1, interrupt);

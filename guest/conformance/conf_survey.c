@@ -110,6 +110,7 @@ u64 conf_look(u32 cpu)
 
 u64 conf_settled(const u64 *flag)
 {
+	u64 settled = conf_ticks_of(conf_bootarg_number("settle", SETTLED_NS));
 	u64 start = ticks(), since = start, last = load(flag), now;
 
 	do {
@@ -119,7 +120,7 @@ u64 conf_settled(const u64 *flag)
 		if (value != last)
 			last = value, since = now;
 		cpu_relax();
-	} while (now - since < conf_ticks_of(SETTLED_NS) &&
+	} while (now - since < settled &&
 		 now - start < conf_ticks_of(PATIENCE_NS));
 	return last;
 }
@@ -178,7 +179,7 @@ static void sleep_until_told(struct cpu *me)
 	conf_gic_init(me->number);
 	store_release(&me->asleep, 1);
 	while (!load_acquire(&me->stop))
-		conf_sleep_once();
+		conf_sleep_once(0);
 }
 
 bool conf_sleep_and_wake(u64 *flag)

@@ -2,16 +2,19 @@
 """Results for people (a table and one sentence) and for programs (JSON)."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from pvlock import __version__
 from pvlock.host import without_simulated
 from pvlock.workload import RUNS, Comparison, Result
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+FORMAT = 1
+"""The number of what is documented in docs/formats.md."""
 _NOISE = 0.005
 
 
@@ -78,12 +81,24 @@ def sentence(comparison: Comparison) -> str:
 
 def as_dict(comparison: Comparison, engine: str) -> dict[str, Any]:
     """Return everything that was measured; equal settings (and seeds) give equal content."""
-    return {
+    facts = {
         **without_simulated(comparison.settings.facts() | {"engine": engine}, engine),
         "interrupted": comparison.interrupted,
         "runs": {name: _run(comparison.runs[name]) for name in RUNS if name in comparison.runs},
         "summary": sentence(comparison),
     }
+    return document("run", facts)
+
+
+def document(kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `facts` with what every JSON that pvlock writes begins with; docs/formats.md has all.
+
+    `format` is raised when a key goes or changes its meaning. A new key raises nothing.
+
+    >>> document("example", {"answer": 42})["kind"]
+    'example'
+    """
+    return {"format": FORMAT, "kind": kind, "version": __version__, **facts}
 
 
 def to_json(value: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvlock import engines
+from pvlock.duration import text_of
 from pvlock.engines.contract import Usage
 from pvlock.errors import ConfigError, EngineError
 from pvlock.host import Host, time
@@ -160,7 +161,10 @@ def image_of(name: str, trace: bool = False) -> bytes:
     Raises ConfigError if there is no workload of that name.
     """
     if name not in names():
-        raise ConfigError(f"no bundled guest is called {name!r}; there are: {', '.join(names())}")
+        raise ConfigError(
+            f"{name!r} is neither a file nor a bundled guest; of those there are "
+            f"{', '.join(names())}"
+        )
     file = f"{name}{_TRACED if trace else ''}.elf"
     return (_FOLDER / file).read_bytes()
 
@@ -204,7 +208,7 @@ def run(
             if cancelled():
                 return None
             if now >= limit:
-                raise EngineError(f"{settings.guest} ({name}): not finished after {limit} ns")
+                raise EngineError(f"{settings.guest} ({name}): not finished after {text_of(limit)}")
             now += step
             event = machine.run(now)
             progress(name, min(now / settings.duration_ns, _NEARLY))

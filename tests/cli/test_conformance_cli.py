@@ -15,7 +15,7 @@ import pytest
 
 from pvlock import Machine, Policy, SystemEvent
 from pvlock.cli.check import FORMATS, PROFILES
-from pvlock.conformance import outcome, render, userspace
+from pvlock.conformance import audit, outcome, render, userspace
 from pvlock.conformance.cases import binary, guest_cases
 from pvlock.engines.kvm import probe
 from pvlock.image import Kind, parse
@@ -117,9 +117,9 @@ def test_both_policies_by_default() -> None:
     cases = [case for case in json.loads(out)["cases"] if case["clause"]]
     assert status == 0
     assert [(case["name"], case["run"]) for case in cases] == [
-        (name, policy)
+        (name, f"{policy}{machine}")
         for policy in ("scheduled-out", "preempted")
-        for name in ("never-started", "off-vcpu")
+        for name, machine in (("never-started", ""), ("off-vcpu", ""), ("off-again", ", brisk"))
     ]
     assert cases[0]["evidence"] == {"policy": "scheduled-out", "vcpus": 4}
 
@@ -146,7 +146,7 @@ def test_image_and_elf(tmp_path: Path) -> None:
 def test_list() -> None:
     status, out, _ = check("--list")
     assert status == 0
-    assert len(out.splitlines()) == len(guest_cases()) + len(userspace.cases())
+    assert len(out.splitlines()) == len(guest_cases()) + len(audit.CASES) + len(userspace.cases())
     assert "6.2/document   own-flag               a VCPU that reads" in out
     assert check("--list", "--case", "5.10")[1].count("\n") == 2
 

@@ -12,7 +12,7 @@ import pytest
 from clauses import clauses
 from pvlock import Machine, Policy, SystemEvent, abi, engines
 from pvlock.attribute import DeviceAttr, get_attr, has_attr, set_attr
-from pvlock.conformance import Outcome, Verdict, run, runner, schedule, userspace
+from pvlock.conformance import Outcome, Verdict, audit, plans, run, runner, schedule, userspace
 from pvlock.conformance.cases import HOST_DECIDES, Case, binary, guest_cases, select
 from pvlock.conformance.outcome import RUN, Judgement, in_profile, judge
 from pvlock.conformance.runner import MakeMachine
@@ -22,7 +22,7 @@ from pvlock.errors import ConfigError, MemoryAccessError
 from pvlock.memory import GuestMemory, MemorySlot
 from pvlock.region import PvLockRegion
 
-CASES = (*guest_cases(), *userspace.cases())
+CASES = (*guest_cases(), *audit.CASES, *userspace.cases())
 
 
 @functools.cache
@@ -42,11 +42,14 @@ def only(make: MakeMachine, *names: str, **options: Any) -> dict[str, Outcome]:
 
 @pytest.mark.parametrize("policy", Policy)
 def test_all_cases_pass_on_the_emulator(policy: Policy) -> None:
-    """All cases pass, and only the one that is about the other policy is skipped."""
+    """All cases pass, and only those that are about the other policy are skipped."""
     bad = [(o.case.name, o.run, o.verdict, o.reason) for o in outcomes(policy)
            if o.verdict is not Verdict.OK]  # fmt: skip
-    other = "blocked-sparing" if policy is Policy.SCHEDULED_OUT else "blocked-letter"
-    assert bad == [(other, str(policy), "skipped", "about the other policy")]
+    other = "sparing" if policy is Policy.SCHEDULED_OUT else "letter"
+    assert bad == [
+        (f"{name}-{other}", str(policy), "skipped", "about the other policy")
+        for name in ("blocked", "sleepers")
+    ]
     heard = {outcome.case for outcome in outcomes(policy)}
     assert heard == {*CASES, RUN}
 
@@ -68,6 +71,33 @@ def test_timing_cases_have_evidence(policy: Policy) -> None:
     stolen = named(found, "time-is-stolen").evidence
     assert isinstance(stolen["stolen-ns"], int)
     assert stolen["stolen-ns"] > 1_000_000
+
+
+@pytest.mark.parametrize("policy", Policy)
+def test_every_way_to_switch_is_gone_often(policy: Policy) -> None:
+    """The audit judges thousands of switches; a guest sees hundreds of each kind."""
+
+    def number(name: str, key: str) -> int:
+        value = named(outcomes(policy), name).evidence[key]
+        assert isinstance(value, int)
+        return value
+
+    assert number("every-switch", "switches") > 4000
+    assert min(number("every-switch", way) for way in audit.WAYS) > 100
+    assert number("every-wait", "waits") >= number("every-switch", "switches")
+    assert number("return-reads-0", "after-wfe") > 2000
+    assert number("return-reads-0", "after-wfi") > 500
+    assert number("return-reads-0", "after-cpu-on") > 50
+    assert number("yielding-reads-1", "stood-still") > 100
+    assert number("off-again", "stood-still") > 50
+
+
+def test_each_structure_case_runs_with_many_vcpus() -> None:
+    assert {case.name for case in guest_cases()} > plans.OF_EACH_VCPU
+    vcpus, _ = plans.MANY
+    assert vcpus > 65
+    found = {o.run for o in run(Machine, Policy.PREEMPTED, ["distinct"]) if o.case is RUN}
+    assert found == {"preempted", f"preempted, {vcpus} VCPUs"}
 
 
 def test_the_same_twice() -> None:
@@ -194,7 +224,8 @@ def test_a_flag_that_is_never_set(pv_time: bool) -> None:
 def test_one_vcpu() -> None:
     found = run(Machine, Policy.PREEMPTED, vcpus=1, pcpus=1, user_space=False)
     skipped = {o.case.name: o.reason for o in found if o.verdict is Verdict.SKIPPED}
-    assert {case.name for case in guest_cases() if "SMP" in case.needs} == set(skipped)
+    smp = {case.name for case in guest_cases() if "SMP" in case.needs}
+    assert smp | {case.name for case in audit.CASES} == set(skipped)
     assert set(skipped.values()) <= {"one VCPU", "about the other policy"}
     assert not [outcome for outcome in found if outcome.verdict is Verdict.FAILED]
 

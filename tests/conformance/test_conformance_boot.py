@@ -234,11 +234,12 @@ def test_only_the_document() -> None:
     def edit(tree: fdt.FDT) -> None:
         tree.remove_node("reserved-memory", "/")
 
-    log, _ = edited(edit, "profile=document observe=5")
+    log, _ = edited(edit, "profile=document observe=5 live=5")
     assert log.facts["policy"] == "scheduled-out (inferred)"
     assert {o.case.name for o in log.outcomes if o.verdict == "skipped"} == {
         "preempted-unset",  # the address is set
         "preempted-reads-1",  # two VCPUs on two CPUs
+        "yielding-reads-1",
         "time-is-stolen",
         "watch",  # no boot argument
         "no-time",

@@ -74,4 +74,4 @@ def switched_on(name: str) -> Iterator[None]:
 
 def load() -> None:
     """Fill the list."""
-    from mutants import attribute, calls, flags, memory, stolen  # noqa: F401 - importing enters them
+    from mutants import attribute, calls, flags, memory, paths, stolen  # noqa: F401 - importing enters them

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The command line: the only place that prints and exits. Each command has a module of its name.
 
-Exit status: 0 done; 1 the run failed; 2 the command line makes no sense; 130 Ctrl-C.
+shared.Status has the exit statuses.
 """
 
 import importlib
 import os
+import signal
 import sys
 
 import click
 
 from pvlock import __version__
-from pvlock.cli.shared import INTERRUPTED
+from pvlock.cli.screen import let_anything_be_printed
+from pvlock.cli.shared import Status
 from pvlock.errors import ConfigError, EngineUnavailable, PvlockError
 
 _COMMANDS = {
@@ -56,10 +58,16 @@ def cli() -> None:
     """PV-lock for KVM/arm64: is that VCPU running, or has it been preempted?"""
 
 
-def main() -> None:
-    """Run the command line; every failure is a line, or a few, and a non-zero exit status."""
+def main(interruptible: bool = True) -> None:
+    """Run the command line; every failure is a line, or a few, and a non-zero exit status.
+
+    `interruptible` says that Ctrl-C interrupts it; else it is ignored, or somebody else's.
+    """
     _open_what_is_closed()
+    let_anything_be_printed(sys.stdout, sys.stderr)
     try:
+        if interruptible:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         cli(standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
@@ -67,21 +75,21 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         print("pvlock: interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.exit(Status.INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has gone; there is nobody left to tell.
         _forget_output()
-        sys.exit(1)
+        sys.exit(Status.FAILED)
     except OSError as error:
         _forget_output()
         what = f"{error.filename}: " if error.filename else ""
         print(f"pvlock: {what}{error.strerror or error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(Status.FAILED)
     except PvlockError as error:
         kvm = isinstance(error, EngineUnavailable) and error.engine == "kvm"
         more = "; pvlock doctor tells more" if kvm else ""
         print(f"pvlock: {error}{more}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
+        sys.exit(Status.USAGE if isinstance(error, ConfigError) else Status.FAILED)
 
 
 def _open_what_is_closed() -> None:

@@ -12,7 +12,8 @@ from click.core import ParameterSource
 
 from pvlock import engines
 from pvlock.abi import Policy
-from pvlock.cli.shared import NOT_OFFERED, engine_option, say
+from pvlock.cli.outputs import refuse_collisions
+from pvlock.cli.shared import Status, engine_option, say
 from pvlock.errors import ConfigError, LogError, PvlockError
 from pvlock.files import replacing
 from pvlock.memory_map import MAX_VCPUS
@@ -119,16 +120,18 @@ def _failed(reason: str) -> "Outcome":
 
 
 def _only_write(listing: bool, image: Path | None, elf: Path | None, cases: Sequence[str]) -> None:
-    from pvlock.conformance import userspace
+    from pvlock.conformance import audit, userspace
     from pvlock.conformance.cases import binary, guest_cases, select
 
+    named = (("--image", image), ("--elf", elf))
+    refuse_collisions([(option, path) for option, path in named if path is not None])
     for path, kind in ((image, "Image"), (elf, "elf")):
         if path is not None:
             with replacing(path) as file:
                 file.write_bytes(binary(kind))
             say(f"wrote {path}")
     if listing:
-        known = (*guest_cases(), *userspace.cases())
+        known = (*guest_cases(), *audit.CASES, *userspace.cases())
         for case in select(known, cases or ("*",)):
             print(f"{case.clause + '/' + case.tag:<14} {case.name:<22} {case.what}")
 
@@ -209,4 +212,4 @@ def _report(found: "_Found", profile: str, form: str, absent_ok: bool) -> int:
         say(f"interface {found.absent}; --absent-ok accepts that, --present calls it a failure")
     if judgement.succeeds:
         return 0
-    return NOT_OFFERED if judgement.conclusion is Conclusion.ABSENT else 1
+    return Status.NOT_OFFERED if judgement.conclusion is Conclusion.ABSENT else 1

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from pvlock import __version__, engines
+from pvlock.cli.screen import console
 from pvlock.cli.shared import json_writer
 from pvlock.errors import EngineUnavailable, LabError, PvlockError
 
 if TYPE_CHECKING:
     from pvlock.engines.kvm.probe import Finding
-
-_WIDTH = 100
 
 
 @click.command()
@@ -32,10 +31,10 @@ def doctor(json_to: str | None) -> None:
     write = json_writer(json_to)
     kvm, emulator, lab, seen = probe.findings(), _emulator(), _lab(), top.findings()
     engine, because = _choice(kvm, emulator)
-    facts = {"pvlock": __version__, "engine": engine, "because": because}
+    facts = {"engine": engine, "because": because}
     answers = {"kvm": kvm, "emulator": [emulator], "lab": lab, "top": seen}
     lists = {name: [asdict(each) for each in found] for name, found in answers.items()}
-    write(report.to_json(facts | lists))
+    write(report.to_json(report.document("doctor", facts | lists)))
     say = sys.stderr if json_to == "-" else sys.stdout
     takes = f"auto takes the engine {engine}" if engine else "no engine can run here"
     print(f"pvlock {__version__}: {takes}: {because}\n", file=say)
@@ -102,7 +101,6 @@ def _lab() -> "list[Finding]":
 
 
 def _print(sections: "dict[str, list[Finding]]", say: TextIO) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -121,5 +119,4 @@ def _print(sections: "dict[str, list[Finding]]", say: TextIO) -> None:
             remedy = each.remedy
             answer = Text(each.state, style=colours[each.state], no_wrap=True)
             table.add_row(Text(f"  {each.what}", no_wrap=True), answer, because)
-    width = None if say.isatty() else _WIDTH
-    Console(file=say, width=width, highlight=False, markup=False).print(table)
+    console(say).print(table)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pvlock.cli.shared import json_writer, say
+from pvlock.cli.outputs import refuse_collisions, write_each
+from pvlock.cli.screen import console
+from pvlock.cli.shared import json_output, json_writer, say
 from pvlock.errors import ConfigError, TraceError
 from pvlock.extras import load_extra
 
@@ -46,8 +48,6 @@ def explain(
     """
     for module in ("numpy", "perfetto"):
         load_extra(module, "trace", "pvlock explain")
-    from rich.console import Console
-
     from pvlock import report
     from pvlock.explain import findings, host
     from pvlock.trace import perfetto
@@ -57,27 +57,33 @@ def explain(
 
         timeline.check(figure)
     out = sys.stderr if json_to == "-" else sys.stdout
-    console = Console(
-        file=out, width=None if out.isatty() else 100, highlight=False, markup=False, emoji=False
-    )
+    shown = console(out)
     write = json_writer(json_to)
+    refuse_collisions(
+        [*([("--figure", figure)] if figure else ()), *json_output(json_to)],
+        [("TRACE", trace), *([("OTHER", other)] if other else ())],
+    )
     traces = [perfetto.read(path) for path in (trace, other) if path]
     if any(host.is_host(events) for events in traces):
         if other or lock or figure:
             raise ConfigError(f"{trace} is of a host: it has no locks, nor another to compare with")
-        _host(console, traces[0], top, write)
+        _host(shown, traces[0], top, write)
         return
     paths = (path for path in (trace, other) if path)
     found = [_findings(*each, lock, top) for each in zip(paths, traces, strict=True)]
     facts = [findings.as_dict(one) for one in found]
-    write(report.to_json({"traces": facts} if other else facts[0]))
     if other:
-        _compare(console, found)
+        _compare(shown, found)
     else:
-        _show(console, found[0], top)
-    if figure:
-        timeline.draw(figure, found)
-        say(f"wrote {figure}")
+        _show(shown, found[0], top)
+
+    def draw() -> None:
+        if figure:
+            timeline.draw(figure, found)
+            say(f"wrote {figure}")
+
+    result = ("explain-pair", {"traces": facts}) if other else ("explain", facts[0])
+    write_each(lambda: write(report.to_json(report.document(*result))), draw)
 
 
 def _host(console: "Console", events: "Events", top: int, write: Callable[[str], None]) -> None:
@@ -85,7 +91,6 @@ def _host(console: "Console", events: "Events", top: int, write: Callable[[str],
     from pvlock.explain import host
 
     vms = host.find(events)
-    write(report.to_json(host.as_dict(events, vms)))
     console.print(host.title(events, vms))
     console.print()
     for vm in vms:
@@ -94,6 +99,7 @@ def _host(console: "Console", events: "Events", top: int, write: Callable[[str],
         console.print(f"Not certain: {lost:,} switches were not recorded.")
     console.print()
     console.print(host.table(vms, top))
+    write(report.to_json(report.document("explain-host", host.as_dict(events, vms))))
 
 
 def _findings(path: Path, events: "Events", lock: str | None, top: int) -> "Findings":

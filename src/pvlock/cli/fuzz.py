@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pvlock import engines
-from pvlock.cli.shared import INTERRUPTED, engine_option, say
+from pvlock.cli.shared import Status, engine_option, say
 
 if TYPE_CHECKING:
     from pvlock.fuzz.campaign import Finding, Totals
@@ -90,7 +90,7 @@ def fuzz(
         _keep(findings, finding)
     _print(totals, engine)
     if stop.is_set():
-        sys.exit(INTERRUPTED)
+        sys.exit(Status.INTERRUPTED)
     sys.exit(bool(totals.findings))
 
 

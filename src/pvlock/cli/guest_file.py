@@ -4,9 +4,11 @@
 import contextlib
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvlock.cli.shared import ended_by_signals, json_writer, say
+from pvlock.cli.outputs import refuse_collisions
+from pvlock.cli.shared import ended_by_signals, json_output, json_writer, say
 from pvlock.cli.trace_files import TraceFiles
 from pvlock.errors import PvlockError
 from pvlock.host import Host, without_simulated
@@ -58,6 +60,11 @@ def run_file(
     write = json_writer(json_to)
     keys = Keyboard(keyboard.read(options.input_from)) if options.input_from else None
     files = TraceFiles(trace_to, [""]) if trace_to else None
+    read = {"the guest": guest.name, "--initrd": options.initrd, "--input": options.input_from}
+    refuse_collisions(
+        [*(files.outputs if files else ()), *json_output(json_to)],
+        [(name, Path(path)) for name, path in read.items() if path],
+    )
     terminal = Terminal(sys.stderr.buffer if json_to == "-" else sys.stdout.buffer)
     linux = guest.kind is Kind.LINUX
     mib = options.memory_mib or (_LINUX_MEMORY_MIB if linux else _MEMORY_MIB)
@@ -100,7 +107,8 @@ def run_file(
         raise PvlockError(f"{guest.name}: still running after {limit:g} ms (--duration)")
     from pvlock import report
 
-    write(report.to_json(facts | {"event": event, "usage": asdict(usage)}))
+    result = facts | {"event": event, "usage": asdict(usage)}
+    write(report.to_json(report.document("run-file", result)))
     say(f"guest {event} after {report.time(usage.time_ns)}")
 
 

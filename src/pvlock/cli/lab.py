@@ -96,6 +96,8 @@ def lab(
     added = [_added(text) for text in add]
     if out:
         files.check(out)
+    if arguments:
+        payload.check(distributions)
     tools.find("qemu-system-aarch64")
     made = image.get(folder, packages, mirror, say)
     if not arguments:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from pvlock.abi import Policy
 from pvlock.cli.guest_file import LIMIT_NS, FileOptions, run_file
 from pvlock.cli.guest_kind import DEFAULT_POLICY, GuestKind, GuestOption, refuse_options_of_others
 from pvlock.cli.knob_options import knob_options
-from pvlock.cli.shared import INTERRUPTED, engine_option, json_writer
+from pvlock.cli.outputs import refuse_collisions, write_each
+from pvlock.cli.screen import console
+from pvlock.cli.shared import Status, engine_option, json_output, json_writer
 from pvlock.cli.trace_files import TraceFiles
 from pvlock.host import Host, knobs, simulated_only
 from pvlock.memory_map import RAM_LIMIT
@@ -183,25 +186,25 @@ def _refuse_simulated(given: Mapping[str, Any]) -> None:
 def _run_workload(
     settings: Settings, engine: str, json_to: str | None, trace_to: str | None, say: Any
 ) -> None:
-    from rich.console import Console
-
     from pvlock import report, workload
 
     workload.image_of(settings.guest)
     files = TraceFiles(trace_to, workload.RUNS[:2]) if trace_to else None
     write = json_writer(json_to)
+    refuse_collisions([*(files.outputs if files else ()), *json_output(json_to)])
     with _progress(say) as progress:
         comparison = workload.compare(settings, progress, trace=files is not None)
-    write(report.to_json(report.as_dict(comparison, engine)))
-    console = Console(file=say, width=None if say.isatty() else 100, highlight=False)
+    shown = console(say)
     if comparison.runs:
-        console.print(report.table(comparison))
-    console.print("\n" + report.sentence(comparison))
-    for name, result in comparison.runs.items():
-        if files and result.events is not None:
-            files.write(name, result.events, say)
+        shown.print(report.table(comparison))
+    shown.print("\n" + report.sentence(comparison))
+    traced = [(n, r.events) for n, r in comparison.runs.items() if r.events is not None and files]
+    write_each(
+        lambda: write(report.to_json(report.as_dict(comparison, engine))),
+        *(partial(files.write, name, events, say) for name, events in traced if files),
+    )
     if comparison.interrupted:
-        sys.exit(INTERRUPTED)
+        sys.exit(Status.INTERRUPTED)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pvlock.cli.screen import console
 from pvlock.cli.shared import ended_by_signals, say
 from pvlock.duration import HOUR_NS, nanoseconds
 from pvlock.errors import ConfigError, WatchError
@@ -43,7 +44,7 @@ class _Interval(click.ParamType[float]):
         except ValueError as error:
             self.fail(f"{value!r} is {error}", param, ctx)
         if not _SHORTEST_NS <= ns <= HOUR_NS:
-            self.fail(f"{value!r} is not between 100 ms and an hour", param, ctx)
+            self.fail(f"{value!r} is not between 100ms and 3600s", param, ctx)
         return ns / 1e9
 
 
@@ -127,7 +128,7 @@ def _explain_stall(choice: "Choice", pid: int, seconds: float, no_bpf: bool, as_
             say(f"top: {_degraded(session.degraded)}")
         verdict = stall.judge(session.interval(seconds), session, pid)
     if as_json:
-        print(report.to_json(stall.as_dict(verdict)), end="")
+        print(report.to_json(report.document("stall", stall.as_dict(verdict))), end="")
         return
     console = _console()
     console.print(f"{verdict.sentence}\n")
@@ -193,11 +194,7 @@ def _nothing(session: "Session", choice: "Choice") -> str:
 
 
 def _console() -> "Console":
-    from rich.console import Console
-
-    out = sys.stdout
-    width = None if out.isatty() else 100
-    return Console(file=out, width=width, highlight=False, markup=False, emoji=False)
+    return console(sys.stdout)
 
 
 def _show(

@@ -27,6 +27,7 @@ class TraceFiles:
         }
         for one in self._paths.values():
             refuse_unwritable(one, f"--trace {one}")
+        self.outputs = [("--trace", one) for one in self._paths.values()]
 
     def write(self, run: str, events: "Events", say: IO[str]) -> None:
         """Write the events of a run, whole or not at all, and say so. Raises ConfigError."""

@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs both halves of the suite on a machine that Python can make.
+"""Runs both halves of the suite on machines that Python can make.
 
-The guest runs on up to four machines: one as it should be, one with no structure placed, one with
-PV-lock off, and one with a known schedule. On each it runs the cases whose needs that machine
+The guest runs on the machines of plans.py, and on each it runs the cases whose needs that machine
 meets, so it may skip none of them. The user-space checks make machines of their own.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
 
 from pvlock.abi import STRUCTURE_SIZE, Policy
-from pvlock.conformance import schedule, userspace
+from pvlock.conformance import audit, schedule, userspace
 from pvlock.conformance.cases import HOST_DECIDES, Case, binary, guest_cases, select
 from pvlock.conformance.outcome import RUN, Outcome, Verdict
+from pvlock.conformance.plans import Plan, belongs, plans
 from pvlock.conformance.tap import Log, read
-from pvlock.engines.contract import SystemEvent
+from pvlock.engines.contract import Audit, Auditing, SystemEvent
 from pvlock.errors import LogError, PvlockError
 from pvlock.machine import Machine
 
@@ -27,27 +25,6 @@ POISON = b"\xa5"
 
 _LIMIT_NS = 2_000_000_000
 _LIMIT_PER_VCPU_NS = 100_000_000
-_OBSERVE_MS = 20
-"""How long the guest watches flags on the emulator."""
-_OBSERVE_REAL_MS = 500
-"""How long the guest watches flags on a real host, whose scheduler may take its time."""
-_ALWAYS = frozenset({"SMCCC", "TIME", "LSE", "GIC"})
-"""What a machine has whether PV-lock is on or off."""
-_FOUND_OUT = frozenset({"OVERCOMMIT", "STALE", "LSE", "BLOCKS", "PARALLEL"})
-"""Needs of which only the run of a case tells whether the machine meets them. A case may be skipped
-for one that the machine does not claim to meet."""
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """One machine: its name, what its cases may need, and the options that make it."""
-
-    name: str
-    claims: frozenset[str]
-    options: dict[str, Any]
-    bootargs: str = ""
-    needed: frozenset[str] = frozenset()
-    """If not empty, only cases that need one of these run."""
 
 
 def run(
@@ -78,17 +55,28 @@ def run(
     completes ok (scheduled-out)
     """
     of_user_space = {case.name for case in userspace.cases()}
-    chosen = select((*guest_cases(), *userspace.cases()), cases)
+    chosen = select((*guest_cases(), *audit.CASES, *userspace.cases()), cases)
     if not user_space:
         chosen = [case for case in chosen if case.name not in of_user_space]
+    audited = scripted and vcpus > 1 and any(case in audit.CASES for case in chosen)
     found: dict[str, Outcome] = {}
     runs: list[Outcome] = []
-    for plan in _plans(policy, vcpus, pcpus, scripted, frozenset(without)):
-        mine = [case for case in chosen if _belongs(case, plan) and case.name not in found]
+    audits: list[tuple[str, Audit]] = []
+    for plan in plans(policy, vcpus, pcpus, scripted, frozenset(without)):
+        mine = [case for case in chosen if belongs(case, plan, found)]
+        if audited and not mine and plan.drives:
+            mine = [case for case in guest_cases() if case.name == plan.drives]
         if mine:
-            result = _run(make_machine, plan, mine, vcpus, pcpus)
+            result = _run(make_machine, plan, mine, vcpus, pcpus, audits if audited else None)
             runs += [outcome for outcome in result if outcome.case is RUN]
-            found |= {o.case.name: o for o in result if o.case is not RUN}
+            for outcome in result:
+                # What fails on one machine has failed, whatever it did on others.
+                if outcome.case in chosen and (
+                    outcome.case.name not in found or outcome.verdict is Verdict.FAILED
+                ):
+                    found[outcome.case.name] = outcome
+    if audited:
+        found |= {outcome.case.name: outcome for outcome in audit.judge(audits)}
     names = [case.name for case in chosen if case.name in of_user_space]
     if names:
         make_vm = _vm_maker(make_machine, policy, max(vcpus, 2), pcpus)
@@ -99,49 +87,9 @@ def run(
     return [found[case.name] for case in chosen] + runs
 
 
-def _plans(
-    policy: Policy, vcpus: int, pcpus: int, scripted: bool, without: frozenset[str]
-) -> Iterable[_Plan]:
-    common = _ALWAYS | ({"SMP"} if vcpus > 1 else set())
-    present = common | {"PVLOCK", "NODE", "STALE", "BLOCKS"}
-    present |= {"LETTER"} if policy is Policy.SCHEDULED_OUT else {"SPARING"}
-    present |= {"OVERCOMMIT"} if vcpus > pcpus else set()
-    present |= {"PARALLEL"} if pcpus > 1 else set()
-    observe = _OBSERVE_MS if scripted else _OBSERVE_REAL_MS
-    arguments = f"observe={observe} strict={int(scripted)}"
-    yield _Plan(str(policy), present - without, {"policy": policy}, arguments)
-    yield _Plan(
-        "no structure placed",
-        common - without | {"UNSET", "NODE"},
-        {"policy": policy, "place": False},
-        needed=frozenset({"UNSET"}),
-    )
-    # On a real host the kernel has PV time, and we cannot switch it off.
-    no_time = {"NO_TIME"} if scripted else set()
-    yield _Plan(
-        "PV-lock and PV time off" if scripted else "PV-lock off",
-        (common - without - ({"TIME"} if scripted else set())) | {"ABSENT"} | no_time,
-        {"policy": policy, "pvlock": False},
-        "probe=1",
-        needed=frozenset({"ABSENT"} | no_time),
-    )
-    if scripted and vcpus > 1:
-        yield _Plan(
-            f"{policy}, scripted",
-            present - without | {"WATCH"},
-            {"policy": policy, "script": schedule.script()},
-            f"watch={schedule.WATCH_NS}",
-            needed=frozenset({"WATCH"}),
-        )
-
-
-def _belongs(case: Case, plan: _Plan) -> bool:
-    if case in userspace.cases() or not case.needs - _FOUND_OUT <= plan.claims:
-        return False
-    return not plan.needed or bool(case.needs & plan.needed)
-
-
 def _missing(case: Case, vcpus: int) -> str:
+    if case in audit.CASES:
+        return "one VCPU" if vcpus < 2 else "only a simulated host knows the truth of every switch"
     if {"LETTER", "SPARING"} & case.needs:
         return "about the other policy"
     if "SMP" in case.needs and vcpus < 2:
@@ -150,20 +98,32 @@ def _missing(case: Case, vcpus: int) -> str:
 
 
 def _run(
-    make_machine: MakeMachine, plan: _Plan, cases: list[Case], vcpus: int, pcpus: int
+    make_machine: MakeMachine,
+    plan: Plan,
+    cases: list[Case],
+    vcpus: int,
+    pcpus: int,
+    audits: list[tuple[str, Audit]] | None,
 ) -> list[Outcome]:
     names = ",".join(case.name for case in cases)
     bootargs = f"cases={names} policy={plan.options['policy']} {plan.bootargs}"
-    if "script" in plan.options:
+    options = dict(plan.options)
+    if "script" in options:
         vcpus = pcpus = 2
+    vcpus, pcpus = plan.size or (vcpus, pcpus)
+    if audits is not None and "PVLOCK" in plan.claims:
+        options["audit"] = True
     log = Log()
     ended = ""
     forced: Mapping[str, str] = {}
     try:
-        with make_machine(vcpus, pcpus, bootargs=bootargs.strip(), **plan.options) as machine:
+        with make_machine(vcpus, pcpus, bootargs=bootargs.strip(), **options) as machine:
             forced = HOST_DECIDES.get(machine.engine.name, {})
             _prepare(machine, plan)
             ended = _until_off(machine, vcpus)
+            if audits is not None and "audit" in options:
+                assert isinstance(machine.engine, Auditing)
+                audits.append((plan.name, machine.engine.audit()))
             text = machine.console.text
         read(text, log, plan.name)
     except LogError as error:
@@ -180,7 +140,7 @@ def _run(
     return outcomes
 
 
-def _prepare(machine: Machine, plan: _Plan) -> None:
+def _prepare(machine: Machine, plan: Plan) -> None:
     """Load the guest, and fill the structures' padding, which the guest's first call must zero."""
     for ipa in machine.pvlock.addresses.values():
         machine.memory.write(ipa + 8, POISON * (STRUCTURE_SIZE - 8), "conformance")
@@ -200,7 +160,7 @@ def _until_off(machine: Machine, vcpus: int) -> str:
     return f"the guest still runs after {limit / 1e9:g} s"
 
 
-def _settle(outcome: Outcome, plan: _Plan, forced: Mapping[str, str]) -> Outcome:
+def _settle(outcome: Outcome, plan: Plan, forced: Mapping[str, str]) -> Outcome:
     """Return the outcome in the light of what the guest cannot know: claims, schedule, host."""
     case = outcome.case
     if outcome.verdict is Verdict.SKIPPED and case.needs <= plan.claims:

@@ -43,6 +43,8 @@ class EngineConfig(Host):
     script: tuple[Placement, ...] | None = field(default=None, metadata=SIMULATED)
     record: bool = False
     coalesced: tuple[int, ...] = ()
+    audit: bool = field(default=False, metadata=SIMULATED)
+    """Whether every switch is judged (Auditing)."""
 
 
 class HostEvent(enum.IntEnum):
@@ -153,6 +155,36 @@ class Usage:
     exits: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A word in memory that was not what it should have been, when guest code was to run.
+
+    `what` is the word: flag or stolen-time. `where` says where the VCPU was.
+    """
+
+    what: str
+    time_ns: int
+    vcpu: int
+    where: str
+    found: int
+    wanted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What an audit found. `ways` counts the ways in which VCPUs got and lost CPUs, by name.
+
+    `compared` is how many flags were judged, `waits` how many waits for a CPU. `wrong` counts what
+    was not right, by Mistake.what; `mistakes` are the first ones.
+    """
+
+    ways: dict[str, int]
+    compared: int
+    waits: int
+    wrong: dict[str, int]
+    mistakes: tuple[Mistake, ...]
+
+
 class Handler(Protocol):
     """Answers what the engine cannot answer. The VCPU waits for the answer."""
 
@@ -226,6 +258,14 @@ class Showing(Protocol):
 
         Writes exit as before. The call does nothing where the host's pages are larger than `page`.
         """
+
+
+@runtime_checkable
+class Auditing(Protocol):
+    """What an engine also has if it knows the truth of every switch (EngineConfig.audit)."""
+
+    def audit(self) -> Audit:
+        """Return what the audit found so far. Raises StateError without EngineConfig.audit."""
 
 
 @runtime_checkable

@@ -7,6 +7,7 @@ import io
 import json
 from typing import Any
 
+from pvlock.report import document
 from pvlock.top.session import Interval, Session
 from pvlock.top.usage import ThreadUsage, Usage, VmUsage
 
@@ -38,7 +39,7 @@ def to_json(interval: Interval, session: Session) -> str:
         "unplaced_threads": interval.unplaced,
         "vms": [_vm(vm, session) for vm in interval.vms],
     }
-    return json.dumps(record) + "\n"
+    return json.dumps(document("top", record)) + "\n"
 
 
 def csv_header() -> str:

@@ -18,10 +18,12 @@ from typing import Any
 from pvlock.engines.contract import (
     SWITCH,
     WATCHED,
+    Audit,
     Counter,
     EngineConfig,
     Handler,
     HostEvent,
+    Mistake,
     Switch,
     SystemEvent,
     Usage,
@@ -153,6 +155,11 @@ class EmulatorEngine:
         """See contract.Engine."""
         raw = self._call(["usage"])
         return Usage(**{**raw, "vcpus": tuple(VcpuUsage(*numbers) for numbers in raw["vcpus"])})
+
+    def audit(self) -> Audit:
+        """See contract.Auditing."""
+        raw = self._call(["audit"])
+        return Audit(**{**raw, "mistakes": tuple(Mistake(**each) for each in raw["mistakes"])})
 
     def switches(self) -> list[Switch]:
         """See contract.Engine."""

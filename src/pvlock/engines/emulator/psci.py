@@ -76,6 +76,10 @@ class Psci:
         """Note that the host started `vcpu`."""
         self._on[vcpu] = True
 
+    def is_on(self, vcpu: int) -> bool:
+        """Tell whether `vcpu` is on."""
+        return self._on[vcpu]
+
     def call(self, vcpu: int, function_id: int, args: tuple[int, int, int]) -> PsciResult:
         """Perform the call that `vcpu` made with X1 to X3 in `args`; any value is legal."""
         function_id &= 0xFFFF_FFFF

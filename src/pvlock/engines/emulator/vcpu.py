@@ -226,6 +226,8 @@ _HCR = 3 << 40 | 1 << 31 | 1 << 19 | 1 << 13 | 1  # API, APK, RW: EL1 is AArch64
 # There is no PMU: its registers trap to EL2, from EL0 too, because EL1 would let EL0 have them.
 _MDCR, _PMUSERENR = 1 << 6, 1  # TPM; EN
 
+_PSTATE_EL = 0xC
+
 Mapping = tuple[int, int, int]
 """(IPA, bytes, host address) of one memory slot, or of the stage 2 tables."""
 
@@ -307,6 +309,11 @@ class EmulatedVcpu:
     def inject_undefined(self) -> None:
         """Take an Undefined Instruction exception to EL1."""
         self._native.vcpu_inject_undefined(self._pointer)
+
+    @property
+    def in_kernel(self) -> bool:
+        """Whether it is at EL1, or was when it last ran (KVM: kvm_arch_vcpu_in_kernel)."""
+        return bool(self.get("pstate") & _PSTATE_EL)
 
     @property
     def lost(self) -> bool:

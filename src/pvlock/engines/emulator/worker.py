@@ -16,13 +16,15 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from pvlock.engines.contract import EngineConfig, Placement, Read, Watch, WatchPoint
+from pvlock.engines.emulator.audit import AuditedVm
 from pvlock.engines.emulator.protocol import Channel, pack_error
 from pvlock.engines.emulator.vcpu import VcpuState, VmState
 from pvlock.engines.emulator.vm import Vm, VmMemory
-from pvlock.errors import PvlockError
+from pvlock.errors import PvlockError, StateError
 
 _PR_SET_PDEATHSIG = 1
 _MOST_POSTED = 1024
@@ -47,6 +49,7 @@ class Worker:
             "usage": self._usage,
             "watch": self._watch,
             "watched": self._watched,
+            "audit": self._audit,
             "switches": lambda: base64.b64encode(self._vm.take_switches()).decode(),
         }  # fmt: skip
 
@@ -82,7 +85,7 @@ class Worker:
             for ipa, size, readonly, fd in request["slots"]
         ]
         states = self._address(request["state_fd"], state_size(config.vcpus))
-        vm = Vm(
+        vm = (AuditedVm if config.audit else Vm)(
             config,
             VmMemory(slots),
             VmState.from_address(states),
@@ -131,6 +134,11 @@ class Worker:
     def _watched(self) -> list[Any]:
         records, lost = self._vm.take_watched()
         return [base64.b64encode(records).decode(), lost]
+
+    def _audit(self) -> dict[str, Any]:
+        if not isinstance(self._vm, AuditedVm):
+            raise StateError("audit", "not audited", "audited")
+        return asdict(self._vm.audit())
 
     def _usage(self) -> dict[str, Any]:
         vm = self._vm
