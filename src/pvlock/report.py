@@ -42,7 +42,9 @@ def table(comparison: Comparison) -> "Table":
     runs = [(name, comparison.runs[name]) for name in RUNS if name in comparison.runs]
     for name, result in runs:
         title = "not overcommitted" if name == "baseline" else f"{name} PV-lock"
-        shown.add_column(f"{title}\n{result.vcpus} VCPUs, {result.pcpus} CPUs", justify="right")
+        shown.add_column(
+            f"{title}\n{result.vcpus} VCPUs, {result.pcpus} CPUs", justify="right", no_wrap=True
+        )
     rows: tuple[tuple[str, Callable[[Result], str]], ...] = (
         ("acquisitions per second", lambda r: f"{r.throughput:,.0f}"),
         ("slowest VCPU / fastest", lambda r: f"{r.fairness:.2f}"),

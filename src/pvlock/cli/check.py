@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from pvlock import engines
 from pvlock.abi import Policy
 from pvlock.cli.outputs import refuse_collisions
+from pvlock.cli.screen import paragraph
 from pvlock.cli.shared import Status, engine_option, say
 from pvlock.errors import ConfigError, LogError, PvlockError
 from pvlock.files import replacing
@@ -26,6 +27,7 @@ PROFILES = ("document", "series", "pvlock")
 FORMATS = ("tap", "json", "junit")
 _FILE = click.Path(path_type=Path)
 _VCPUS = click.IntRange(1, MAX_VCPUS)
+_LIST_INDENT = 38
 _UP_TO_THE_HOST = ("BLOCKS", "OVERCOMMIT", "PARALLEL")
 """What no engine can promise on a real host, which schedules as it likes."""
 _ONLY_ENGINES = ("engine", "policy", "vcpus", "pcpus")
@@ -133,7 +135,8 @@ def _only_write(listing: bool, image: Path | None, elf: Path | None, cases: Sequ
     if listing:
         known = (*guest_cases(), *audit.CASES, *userspace.cases())
         for case in select(known, cases or ("*",)):
-            print(f"{case.clause + '/' + case.tag:<14} {case.name:<22} {case.what}")
+            text = f"{case.clause + '/' + case.tag:<14} {case.name:<22} {case.what}"
+            paragraph(text, sys.stdout, _LIST_INDENT)
 
 
 def _run(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from pvlock import __version__, engines
-from pvlock.cli.screen import console
+from pvlock.cli.screen import console, paragraph, show
 from pvlock.cli.shared import json_writer
 from pvlock.errors import EngineUnavailable, LabError, PvlockError
 
@@ -37,7 +37,8 @@ def doctor(json_to: str | None) -> None:
     write(report.to_json(report.document("doctor", facts | lists)))
     say = sys.stderr if json_to == "-" else sys.stdout
     takes = f"auto takes the engine {engine}" if engine else "no engine can run here"
-    print(f"pvlock {__version__}: {takes}: {because}\n", file=say)
+    paragraph(f"pvlock {__version__}: {takes}: {because}", say)
+    print(file=say)
     sections = {
         "engine kvm": [each for each in kvm if each.needed],
         "engine kvm does without": [each for each in kvm if not each.needed],
@@ -119,4 +120,4 @@ def _print(sections: "dict[str, list[Finding]]", say: TextIO) -> None:
             remedy = each.remedy
             answer = Text(each.state, style=colours[each.state], no_wrap=True)
             table.add_row(Text(f"  {each.what}", no_wrap=True), answer, because)
-    console(say).print(table)
+    show(console(say), table, 2)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pvlock.cli.outputs import refuse_collisions, write_each
-from pvlock.cli.screen import console
+from pvlock.cli.screen import console, show
 from pvlock.cli.shared import json_output, json_writer, say
 from pvlock.errors import ConfigError, TraceError
 from pvlock.extras import load_extra
@@ -98,7 +98,7 @@ def _host(console: "Console", events: "Events", top: int, write: Callable[[str],
     if lost := events.settings.get("lost"):
         console.print(f"Not certain: {lost:,} switches were not recorded.")
     console.print()
-    console.print(host.table(vms, top))
+    show(console, host.table(vms, top))
     write(report.to_json(report.document("explain-host", host.as_dict(events, vms))))
 
 
@@ -122,13 +122,13 @@ def _show(console: "Console", found: "Findings", top: int) -> None:
         console.print(f"Not seen: {text}.")
     if not found.total.ns:
         return
-    console.print(screen.waiting(found, top))
+    show(console, screen.waiting(found, top))
     if found.culprits:
         console.print()
-        console.print(screen.culprits(found))
+        show(console, screen.culprits(found))
     if found.pairs:
         console.print()
-        console.print(screen.pairs(found, top))
+        show(console, screen.pairs(found, top))
     if found.chains:
         console.print()
         for line in screen.chains(found):
@@ -144,4 +144,4 @@ def _compare(console: "Console", found: "list[Findings]") -> None:
         for text in findings.doubts(one):
             console.print(f"Not certain: {text}.")
         console.print()
-    console.print(screen.comparison(found[0], found[1]))
+    show(console, screen.comparison(found[0], found[1]))

@@ -109,6 +109,8 @@ def run_file(
 
     result = facts | {"event": event, "usage": asdict(usage)}
     write(report.to_json(report.document("run-file", result)))
+    if files:
+        files.say_what_is_next(sys.stderr)
     say(f"guest {event} after {report.time(usage.time_ns)}")
 
 

@@ -19,7 +19,7 @@ from pvlock.cli.guest_file import LIMIT_NS, FileOptions, run_file
 from pvlock.cli.guest_kind import DEFAULT_POLICY, GuestKind, GuestOption, refuse_options_of_others
 from pvlock.cli.knob_options import knob_options
 from pvlock.cli.outputs import refuse_collisions, write_each
-from pvlock.cli.screen import console
+from pvlock.cli.screen import console, paragraph, show
 from pvlock.cli.shared import Status, engine_option, json_output, json_writer
 from pvlock.cli.trace_files import TraceFiles
 from pvlock.host import Host, knobs, simulated_only
@@ -157,7 +157,7 @@ def run(
 
 
 def _announce(engine: str, host: Host, stream: Any) -> None:
-    print(f"pvlock {__version__}: {engine}, policy {host.policy}", file=stream, flush=True)
+    paragraph(f"pvlock {__version__}: {engine}, policy {host.policy}", stream)
 
 
 def _why_auto(chosen: str) -> str:
@@ -196,13 +196,15 @@ def _run_workload(
         comparison = workload.compare(settings, progress, trace=files is not None)
     shown = console(say)
     if comparison.runs:
-        shown.print(report.table(comparison))
+        show(shown, report.table(comparison))
     shown.print("\n" + report.sentence(comparison))
     traced = [(n, r.events) for n, r in comparison.runs.items() if r.events is not None and files]
     write_each(
         lambda: write(report.to_json(report.as_dict(comparison, engine))),
         *(partial(files.write, name, events, say) for name, events in traced if files),
     )
+    if files and traced:
+        files.say_what_is_next(say)
     if comparison.interrupted:
         sys.exit(Status.INTERRUPTED)
 

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from pvlock.cli.outputs import refuse_collisions, write_each
-from pvlock.cli.screen import console
+from pvlock.cli.screen import console, show
 from pvlock.cli.shared import Status, say
 from pvlock.sweep.grid import AXES, SEEDS, Axis
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from pvlock.sweep.run import Outcome, Run
 
 _LINE_SECONDS = 5.0
+_PIPE_COLUMNS = 160
+_FIGURES = 6
+"""The last columns of a summary are figures, the others say which cells they are of."""
 _FILE = click.Path(path_type=Path)
 
 
@@ -204,9 +207,11 @@ def _print_table(results: "Sequence[CellResult]") -> None:
     common, titles, lines = summary(grouped(results))
     table = Table(box=None, pad_edge=False)
     for title in titles:
-        table.add_column(title, justify="left" if title in ("", "guest") else "right")
+        justify: Literal["left", "right"] = "left" if title in ("", "guest") else "right"
+        table.add_column(title, justify=justify, no_wrap=True)
     for line in lines:
         table.add_row(*line)
-    shown = console(sys.stdout)
-    shown.print(table)
-    shown.print(f"\nIn all: {common}.", soft_wrap=True)
+    # Where there is no terminal, rows stay whole: they are for grep and sort.
+    shown = console(sys.stdout, _PIPE_COLUMNS)
+    show(shown, table, max(len(titles) - _FIGURES, 1))
+    shown.print(f"\nIn all: {common}.", soft_wrap=not sys.stdout.isatty())

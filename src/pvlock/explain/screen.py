@@ -17,6 +17,7 @@ _COLUMNS = {
     "no\nowner": (Part.NO_OWNER,),
     "\nunknown": (Part.UNKNOWN,),
 }
+"""The titles of the columns, and the parts that each adds up. Empty columns are left out."""
 _TASK_COLUMNS = {
     "waiter\nno CPU": (Part.OWN_PREEMPTED,),
     "waiter\nno VCPU": (Part.OWN_QUEUED,),
@@ -31,9 +32,9 @@ _TASK_COLUMNS = {
     "\nunknown": (Part.UNKNOWN,),
 }
 """The same of a Linux guest, whose tasks wait."""
-_MOST_COLUMNS = 6
-"""The titles of the columns, and the parts that each adds up. Empty columns are left out."""
+_MOST_COLUMNS = 4
 
+_LONGEST_NAME = 32
 _NAMES = {
     Part.OWN_PREEMPTED: "the waiter had no CPU",
     Part.OWN_BLOCKED: "the waiter was blocked otherwise",
@@ -81,8 +82,7 @@ def waiting(found: Findings, top: int) -> Table:
     """Return a table of what the waiting was for: of all of it, by lock, and by waiter."""
     columns = _task_columns(found) if found.of_tasks else _columns(found)
     table = Table(box=None, pad_edge=False)
-    # A lock's name may be long. So names are folded where need be, and figures are not.
-    table.add_column("\nwaiting", overflow="fold")
+    table.add_column("\nwaiting", no_wrap=True)
     # Of Linux only those acquisitions are seen that somebody waits for.
     counts = ["\nwaits"] if found.of_tasks else ["\nacquired", "\nwaits"]
     for text in (*counts, "\nlongest", f"\n{found.unit}", *columns):
@@ -98,7 +98,7 @@ def waiting(found: Findings, top: int) -> Table:
     if len(found.locks) != 1:
         add("all locks", f"{acquired:,}", found.total)
     for name, (count, total) in [*found.locks.items()][:top]:
-        add(name, f"{count:,}", total)
+        add(_cut(name), f"{count:,}", total)
     waiters = sorted(range(len(found.vcpus)), key=lambda vcpu: -found.vcpus[vcpu].ns)
     for vcpu in waiters[:top]:
         if found.vcpus[vcpu].ns:
@@ -121,14 +121,20 @@ def _task_columns(found: Findings) -> dict[str, tuple[Part, ...]]:
     return columns | {"\nrest": rest} if found.total.parts[list(rest)].any() else columns
 
 
+def _cut(name: str) -> str:
+    """Return the name of a lock, without its middle if it is long: its line stays one."""
+    half = _LONGEST_NAME // 2
+    return name if len(name) <= _LONGEST_NAME else f"{name[:half]}…{name[-half + 1 :]}"
+
+
 def culprits(found: Findings) -> Table:
     """Return a table of the absences of VCPUs from their CPUs that cost most."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("off its CPU", no_wrap=True)
-    for text in ("at", "for", f"cost, {found.unit}", "waits"):
+    table.add_column("\noff its CPU", no_wrap=True)
+    for text in ("\nat", "\nfor", f"cost,\n{found.unit}", "\nwaits"):
         table.add_column(text, justify="right", no_wrap=True)
-    table.add_column("why", no_wrap=True)
-    table.add_column("and it was", overflow="fold")
+    table.add_column("\nwhy", no_wrap=True)
+    table.add_column("\nand it was", overflow="fold")
     for one in found.culprits:
         role = "head of the queue for" if one.queue else "owner of"
         table.add_row(
@@ -147,9 +153,9 @@ def pairs(found: Findings, top: int) -> Table:
     """Return a table of the pairs of VCPUs of which one waited longest for the other."""
     table = Table(box=None, pad_edge=False)
     table.add_column("waiter")
-    table.add_column("waited for")
+    table.add_column("waited for", no_wrap=True)
     for text in (found.unit, "while that was off its CPU"):
-        table.add_column(text, justify="right")
+        table.add_column(text, justify="right", no_wrap=True)
     for one in found.pairs[:top]:
         share = percent(one.off_cpu, one.ns)
         name = found.events.vcpu_name
@@ -173,7 +179,7 @@ def comparison(one: Findings, other: Findings) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for found in (one, other):
-        table.add_column(_short(found), justify="right")
+        table.add_column(_short(found), justify="right", no_wrap=True)
     both = (one.total, other.total)
     table.add_row("waits", *(f"{total.waits:,}" for total in both))
     table.add_row("longest wait", *(report.time(total.longest) for total in both))
