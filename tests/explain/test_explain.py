@@ -248,8 +248,9 @@ inner             2      1    13 ms       13    15%        85%      –
 VCPU 2                   1    17 ms       17    29%        65%     6%
 VCPU 1                   1    13 ms       13    15%        85%      –
 
-off its CPU        at    for  cost, VCPU·ms  waits  why                 and it was
-VCPU 0       4.000 ms  11 ms             22      2  preempted (script)  owner of inner
+                                cost,
+off its CPU        at    for  VCPU·ms  waits  why                 and it was
+VCPU 0       4.000 ms  11 ms       22      2  preempted (script)  owner of inner
 
 waiter  waited for  VCPU·ms  while that was off its CPU
 VCPU 1  VCPU 0           13                         85%
