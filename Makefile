@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE := build_native.py $(shell find guest bpf native -type f)
+NATIVE := build_native.py $(shell find guest bpf native linux/loads -type f)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check bench fuzz native clean

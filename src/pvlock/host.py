@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from pvlock import hint
 from pvlock.abi import Policy
 from pvlock.duration import HOUR_NS, nanoseconds, text_of
 from pvlock.errors import ConfigError
@@ -244,6 +245,16 @@ class Host:
             "yield-filter",
             "Does a WFE of the guest's kernel pass over VCPUs preempted in user space, as on KVM?",
             {"off": False, "on": True},
+            simulated=True,
+        ),
+    )
+
+    hint: Literal["off", "after", "instead"] = field(
+        default="off",
+        metadata=choice(
+            "hint",
+            "Does a waiter tell the host whom to run: after a while, and instead of sleeping?",
+            {word: word for word in (hint.OFF, hint.AFTER, hint.INSTEAD)},
             simulated=True,
         ),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from pvlock import attribute, engines, fdt, image, memory_map, pl011
+from pvlock import attribute, engines, fdt, hint, image, memory_map, pl011
 from pvlock.engines.contract import (
     EngineConfig,
     Interrupting,
@@ -182,7 +182,9 @@ class Machine:
             self._slot(memory_map.STOLEN_TIME_BASE, size, "stolen-time", readonly=True)
             self.pvlock = PvLockRegion(self.memory, enabled=pvlock)
             self.stolen_time = StolenTimeRegion(self.memory)
-            self._hypercalls = Hypercalls(self.pvlock, self.stolen_time)
+            self._hypercalls = Hypercalls(
+                self.pvlock, self.stolen_time, hints=config.hint != hint.OFF
+            )
             if recorder:
                 size = recorder.region_size(vcpus, mmap.PAGESIZE, open_engine.ring_events)
                 self._trace = self._slot(memory_map.TRACE_BASE, size, "trace")

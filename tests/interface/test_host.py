@@ -152,7 +152,7 @@ def test_a_new_cost_is_one_line_in_one_file(package: Path, tmp_path: Path) -> No
 def test_settings_are_a_workload_and_a_host() -> None:
     assert {f.name for f in fields(Settings)} - {f.name for f in fields(Host)} == WORKLOAD_ONLY
     ours = {f.name for f in fields(EngineConfig)} - {f.name for f in fields(Host)}
-    assert ours == {"script", "record", "coalesced"}
+    assert ours == {"script", "record", "coalesced", "audit"}
     assert Settings(slice_ns=5_000).keywords() == Host(slice_ns=5_000).keywords()
 
 
@@ -160,7 +160,7 @@ def test_the_order_of_the_settings_in_files_is_what_it_was() -> None:
     assert list(Settings().facts()) == [
         *("guest", "vcpus", "pcpus", "duration_ns", "slice_ns", "quantum_ns", "policy", "engine"),
         *("cs_ns", "think_ns", "seed", "trap_wfe", "exit_ns", "switch_ns", "pauth"),
-        *("scheduler", "yield_woken", "yield_filter"),
+        *("scheduler", "yield_woken", "yield_filter", "hint"),
     ]
 
 
@@ -209,10 +209,10 @@ def test_a_policy_may_be_given_by_its_name() -> None:
 def test_what_only_a_simulated_host_has() -> None:
     simulated = {
         *("slice_ns", "quantum_ns", "trap_wfe", "exit_ns", "switch_ns", "pauth"),
-        *("scheduler", "yield_woken", "yield_filter"),
+        *("scheduler", "yield_woken", "yield_filter", "hint"),
     }
     assert set(simulated_only(Host)) == simulated
-    assert set(simulated_only(EngineConfig)) == simulated | {"script"}
+    assert set(simulated_only(EngineConfig)) == simulated | {"script", "audit"}
     facts = Settings().facts()
     assert without_simulated(facts, "emulator") == facts
     assert set(facts) - set(without_simulated(facts, "kvm")) == simulated

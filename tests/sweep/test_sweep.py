@@ -107,7 +107,7 @@ def test_a_key_names_everything_that_decides_a_result(
         "guest": "mutex", "vcpus": 3, "pcpus": 2, "duration_ns": 5_000, "slice_ns": 5_000,
         "quantum_ns": 10, "policy": Policy.PREEMPTED, "engine": "other", "cs_ns": 1, "think_ns": 1,
         "seed": 2, "trap_wfe": False, "exit_ns": 100, "switch_ns": 1, "pauth": True,
-        "scheduler": "eevdf", "yield_woken": True, "yield_filter": True,
+        "scheduler": "eevdf", "yield_woken": True, "yield_filter": True, "hint": "after",
     }  # fmt: skip
     assert set(others) >= {f for f in Settings.__dataclass_fields__ if f != "engine"}
     for field, value in others.items():

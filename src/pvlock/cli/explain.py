@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pvlock.cli.outputs import refuse_collisions, write_each
+from pvlock.cli.page_file import PageFile, html_option
 from pvlock.cli.screen import console, show
 from pvlock.cli.shared import json_output, json_writer, say
 from pvlock.errors import ConfigError, TraceError
@@ -36,10 +37,11 @@ _FILE = click.Path(path_type=Path)
     metavar="FILE",
     help="Draw the timeline (.png, .svg): 50 ms of it at most.",
 )
+@html_option("Write all this as one page for a browser, with a timeline to zoom into.")
 @click.option("--json", "json_to", metavar="FILE|-", help="Write the findings as JSON.")
 def explain(
     trace: Path, other: Path | None, lock: str | None, top: int, figure: Path | None,
-    json_to: str | None,
+    html_to: Path | None, json_to: str | None,
 ) -> None:  # fmt: skip
     """Say who waited for whom in TRACE, and what off its CPU kept them waiting.
 
@@ -56,16 +58,21 @@ def explain(
         from pvlock.explain import timeline
 
         timeline.check(figure)
+    page = PageFile(html_to) if html_to else None
     out = sys.stderr if json_to == "-" else sys.stdout
     shown = console(out)
     write = json_writer(json_to)
     refuse_collisions(
-        [*([("--figure", figure)] if figure else ()), *json_output(json_to)],
+        [
+            *([("--figure", figure)] if figure else ()),
+            *([("--html", html_to)] if html_to else ()),
+            *json_output(json_to),
+        ],
         [("TRACE", trace), *([("OTHER", other)] if other else ())],
     )
     traces = [perfetto.read(path) for path in (trace, other) if path]
     if any(host.is_host(events) for events in traces):
-        if other or lock or figure:
+        if other or lock or figure or page:
             raise ConfigError(f"{trace} is of a host: it has no locks, nor another to compare with")
         _host(shown, traces[0], top, write)
         return
@@ -82,8 +89,12 @@ def explain(
             timeline.draw(figure, found)
             say(f"wrote {figure}")
 
+    def write_page() -> None:
+        if page:
+            page.write(traces, out, lock)
+
     result = ("explain-pair", {"traces": facts}) if other else ("explain", facts[0])
-    write_each(lambda: write(report.to_json(report.document(*result))), draw)
+    write_each(lambda: write(report.to_json(report.document(*result))), draw, write_page)
 
 
 def _host(console: "Console", events: "Events", top: int, write: Callable[[str], None]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvlock.cli.outputs import refuse_collisions
+from pvlock.cli.page_file import PageFile
 from pvlock.cli.shared import ended_by_signals, json_output, json_writer, say
 from pvlock.cli.trace_files import TraceFiles
 from pvlock.errors import PvlockError
@@ -48,8 +49,9 @@ class FileOptions:
 
 
 def run_file(
-    guest: Image, host: Host, options: FileOptions, json_to: str | None, trace_to: str | None
-) -> None:
+    guest: Image, host: Host, options: FileOptions, json_to: str | None, trace_to: str | None,
+    html_to: Path | None,
+) -> None:  # fmt: skip
     """Run `guest` on `host`, its console on our standard output. Raises PvlockError."""
     from pvlock import keyboard
     from pvlock.cli import guest_run
@@ -60,9 +62,10 @@ def run_file(
     write = json_writer(json_to)
     keys = Keyboard(keyboard.read(options.input_from)) if options.input_from else None
     files = TraceFiles(trace_to, [""]) if trace_to else None
+    page = PageFile(html_to) if html_to else None
     read = {"the guest": guest.name, "--initrd": options.initrd, "--input": options.input_from}
     refuse_collisions(
-        [*(files.outputs if files else ()), *json_output(json_to)],
+        [*(one for to in (files, page) if to for one in to.outputs), *json_output(json_to)],
         [(name, Path(path)) for name, path in read.items() if path],
     )
     terminal = Terminal(sys.stderr.buffer if json_to == "-" else sys.stdout.buffer)
@@ -70,7 +73,7 @@ def run_file(
     mib = options.memory_mib or (_LINUX_MEMORY_MIB if linux else _MEMORY_MIB)
     facts = _facts(guest, host, options)
     unseen: dict[str, Any] = {}
-    watched = _watched(guest, options, unseen) if files and linux else None
+    watched = _watched(guest, options, unseen) if linux and (files or page) else None
 
     def output(data: bytes) -> None:
         terminal.output(data)
@@ -80,7 +83,7 @@ def run_file(
     def create(output: "Output") -> Machine:
         return Machine(
             engine=options.engine, pvlock=not options.no_pvlock, bootargs=options.append,
-            ram_size=mib << 20, trace=files is not None, watched=watched, output=output,
+            ram_size=mib << 20, trace=bool(files or page), watched=watched, output=output,
             **host.keywords(),
         )  # fmt: skip
 
@@ -89,8 +92,13 @@ def run_file(
         return terminal.attached(receive) if linux else contextlib.nullcontext()
 
     def finished(machine: Machine) -> None:
+        if not (files or page):
+            return
+        events = machine.events(**facts | unseen)
         if files:
-            files.write("", machine.events(**facts | unseen), sys.stderr)
+            files.write("", events, sys.stderr)
+        if page:
+            page.write([events], sys.stderr)
 
     with ended_by_signals(terminal.abandon):
         disk = archive.read(options.initrd, say) if options.initrd else None

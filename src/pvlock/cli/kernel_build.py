@@ -24,7 +24,7 @@ from pvlock.kernel import fetch, series, source
 @click.option(
     "--linux",
     type=click.Choice(list(source.SUITES)),
-    default="6.12",
+    default=source.DEFAULT,
     show_default=True,
     help="Which of Debian's linux-source packages.",
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`pvlock run`: a bundled workload, three times over, or a guest file."""
+"""`pvlock run`: a bundled workload or loads of Linux, three times over, or a guest file."""
 
 import contextlib
 import os
@@ -15,10 +15,12 @@ from click.core import ParameterSource
 
 from pvlock import __version__, engines, image
 from pvlock.abi import Policy
+from pvlock.cli import guest_loads
 from pvlock.cli.guest_file import LIMIT_NS, FileOptions, run_file
 from pvlock.cli.guest_kind import DEFAULT_POLICY, GuestKind, GuestOption, refuse_options_of_others
 from pvlock.cli.knob_options import knob_options
 from pvlock.cli.outputs import refuse_collisions, write_each
+from pvlock.cli.page_file import PageFile, html_option
 from pvlock.cli.screen import console, paragraph, show
 from pvlock.cli.shared import Status, engine_option, json_output, json_writer
 from pvlock.cli.trace_files import TraceFiles
@@ -59,7 +61,11 @@ def _option(kinds: GuestKind, *names: str, **attributes: Any) -> Callable[..., A
 
 @click.command()
 @click.argument("guest", default=Settings.guest)
-@click.option("--kernel", metavar="FILE", help="The same as GUEST.")
+@click.option(
+    "--kernel",
+    metavar="FILE",
+    help="The same as GUEST; with the guest linux, a kernel of your own.",
+)
 @engine_option("auto")
 @knob_options(Settings, _KINDS, _DEFAULTS)
 @_option(
@@ -104,6 +110,12 @@ def _option(kinds: GuestKind, *names: str, **attributes: Any) -> Callable[..., A
     metavar="FILE",
     help="Its System.map, if it has no symbols of its own: --trace needs them.",
 )
+@_option(
+    GuestKind.LOADS,
+    "--load",
+    metavar="LIST",
+    help="Which loads, with commas; all is all of them.",
+)
 @click.option("--json", "json_to", metavar="FILE|-", help="Write the results as JSON.")
 @click.option(
     "--trace",
@@ -113,23 +125,27 @@ def _option(kinds: GuestKind, *names: str, **attributes: Any) -> Callable[..., A
     " .without and .with in it; its guest records its locks. A Linux Image on the emulator:"
     " with the tasks and locks of its own kernel.",
 )
+@html_option("Trace, and write a page for a browser: results, findings, a timeline to zoom into.")
 def run(
     guest: str,
     kernel: str | None,
     engine: str,
     json_to: str | None,
     trace_to: str | None,
+    html_to: Path | None,
     **options: Any,
 ) -> None:
     """Run GUEST and show what PV-lock buys.
 
     A bundled workload (mutex, rwsem, qspinlock, ticket, idle) runs without PV-lock, with it, and
-    not overcommitted. A file (ELF or Linux Image) runs once, its console on the standard output;
-    what is typed goes to a Linux guest, and Ctrl-A x ends it.
+    not overcommitted. So does linux: a Linux guest with loads such as UnixBench's. A file (ELF or
+    Linux Image) runs once, its console on the standard output; what is typed goes to a Linux
+    guest, and Ctrl-A x ends it.
     """
     context = click.get_current_context()
-    guest = _guest(context, guest, kernel)
-    is_file = kernel is not None or os.sep in guest or Path(guest).is_file()
+    of_linux = _is_linux(context, guest, kernel)
+    guest = guest if of_linux else _guest(context, guest, kernel)
+    is_file = not of_linux and _is_file(guest, kernel)
     asked = engine
     if not (is_file and engine == "kvm"):  # a machine says itself why it cannot be made, and sooner
         engine = engines.choose(engine)
@@ -139,12 +155,21 @@ def run(
         given.setdefault("pcpus", min(Host.pcpus, len(os.sched_getaffinity(0))))
     told = f"engine {engine}{_why_auto(engine) if asked == 'auto' else ''}"
 
+    if of_linux:
+        refuse_options_of_others(context, guest_loads.GUEST, GuestKind.LOADS)
+        if trace_to:
+            raise click.UsageError("--trace is for a workload or a file; linux runs loads")
+        say = sys.stderr if json_to == "-" else sys.stdout
+        chosen = guest_loads.settings(options["load"], engine, given)
+        _announce(told, chosen, say)
+        guest_loads.run(chosen, kernel, json_to, say)
+        return
     if not is_file:
         refuse_options_of_others(context, guest, GuestKind.WORKLOAD)
         settings = Settings(guest, engine=engine, **given)
         say = sys.stderr if json_to == "-" else sys.stdout
         _announce(told, settings, say)
-        _run_workload(settings, engine, json_to, trace_to, say)
+        _run_workload(settings, engine, json_to, trace_to, html_to, say)
         return
     with image.opened(guest, options["load_address"]) as opened:
         kind = GuestKind.LINUX if opened.kind is image.Kind.LINUX else GuestKind.ELF
@@ -153,7 +178,20 @@ def run(
         host = Host(**{"policy": DEFAULT_POLICY[kind]} | given)
         _announce(told, host, sys.stderr)
         of_files = {f.name: options[f.name] for f in fields(FileOptions) if f.name in options}
-        run_file(opened, host, FileOptions(engine, limit_ns, **of_files), json_to, trace_to)
+        file_options = FileOptions(engine, limit_ns, **of_files)
+        run_file(opened, host, file_options, json_to, trace_to, html_to)
+
+
+def _is_linux(context: click.Context, guest: str, kernel: str | None) -> bool:
+    """Tell whether loads of Linux are asked for: by their name, or by --load where no GUEST is."""
+    if context.get_parameter_source("guest") is ParameterSource.DEFAULT:
+        return context.params["load"] is not None
+    asked = kernel is not None or context.params["load"] is not None
+    return guest == guest_loads.GUEST and (asked or not Path(guest).is_file())
+
+
+def _is_file(guest: str, kernel: str | None) -> bool:
+    return kernel is not None or os.sep in guest or Path(guest).is_file()
 
 
 def _announce(engine: str, host: Host, stream: Any) -> None:
@@ -184,24 +222,34 @@ def _refuse_simulated(given: Mapping[str, Any]) -> None:
 
 
 def _run_workload(
-    settings: Settings, engine: str, json_to: str | None, trace_to: str | None, say: Any
-) -> None:
+    settings: Settings, engine: str, json_to: str | None, trace_to: str | None,
+    html_to: Path | None, say: Any,
+) -> None:  # fmt: skip
     from pvlock import report, workload
 
     workload.image_of(settings.guest)
     files = TraceFiles(trace_to, workload.RUNS[:2]) if trace_to else None
+    page = PageFile(html_to) if html_to else None
     write = json_writer(json_to)
-    refuse_collisions([*(files.outputs if files else ()), *json_output(json_to)])
+    outputs = [one for to in (files, page) if to for one in to.outputs]
+    refuse_collisions([*outputs, *json_output(json_to)])
     with _progress(say) as progress:
-        comparison = workload.compare(settings, progress, trace=files is not None)
+        comparison = workload.compare(settings, progress, trace=bool(files or page))
     shown = console(say)
+    table, sentence = report.table(comparison), report.sentence(comparison)
     if comparison.runs:
-        show(shown, report.table(comparison))
-    shown.print("\n" + report.sentence(comparison))
-    traced = [(n, r.events) for n, r in comparison.runs.items() if r.events is not None and files]
+        show(shown, table)
+    shown.print("\n" + sentence)
+    traced = [(n, r.events) for n, r in comparison.runs.items() if r.events is not None]
+
+    def write_page() -> None:
+        if page and traced:
+            page.write([events for _, events in traced], say, table=table, summary=sentence)
+
     write_each(
         lambda: write(report.to_json(report.as_dict(comparison, engine))),
         *(partial(files.write, name, events, say) for name, events in traced if files),
+        write_page,
     )
     if files and traced:
         files.say_what_is_next(say)

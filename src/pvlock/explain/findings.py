@@ -55,7 +55,7 @@ class Culprit:
     """A VCPU that was off its CPU from `start` to `end`, in ns, while others waited for it.
 
     Of a Linux guest it is the VCPU of `task`; or that task had no VCPU (-1), or slept. Otherwise
-    `task` is None.
+    `task` is None. `row` is its number in the events, of the task or of the VCPU.
 
     `reason` says why it was. `cost` is the sum of the delays, in VCPU ns, in `waits` waits. `lock`
     is the one that caused most of the cost: the VCPU owned it, or, if `queue`, was the head of the
@@ -71,6 +71,7 @@ class Culprit:
     lock: str
     queue: bool
     task: str | None = None
+    row: int = -1
 
     @property
     def who(self) -> str:
@@ -263,6 +264,7 @@ def _culprit(
         of_guest = bool(events.flags[event] & Flag.GUEST)
         vcpu, task = -1 if of_guest else int(events.object[event]), events.vcpu_name(vcpu)
     return Culprit(
+        row=int(events.vcpu[event]),
         vcpu=vcpu,
         task=task,
         reason=_reason(events, event),

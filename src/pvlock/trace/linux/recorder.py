@@ -145,14 +145,14 @@ class LinuxRecorder:
     def _chosen(self, rows: NDArray[Any]) -> tuple[list[int], NDArray[np.int64]]:
         """Return the tasks that the table has, and the number there of each task, or -1.
 
-        There is room for so many. Those that have most to do with locks come first.
+        Those that have most to do with locks come first; there is not room for any number.
         """
         count = len(self._tasks.all)
         locking = np.bincount(rows["task"][rows["kind"] >= Kind.CONTENDED], minlength=count)
         any_ = np.bincount(rows["task"], minlength=count)
         order = np.lexsort((np.arange(count), -any_, -locking))
         order = order[(any_ > 0)[order]][: MOST_VCPUS - self._vcpus]
-        chosen = sorted(order.tolist())
+        chosen = order.tolist()
         number = np.full(count, -1)
         number[chosen] = self._vcpus + np.arange(len(chosen))
         return chosen, number
