@@ -14,17 +14,21 @@ import pytest
 from asm import ROOT
 from command_line import SHORT, pvlock
 from pvlock import __version__
+from pvlock.engines.contract import Usage
+from pvlock.loads import report as loads_report
+from pvlock.loads import run as loads_run
+from pvlock.loads.guest import Counted
 from pvlock.report import FORMAT
 from pvlock.sweep.grid import AXES
 from pvlock.trace import perfetto
 from pvlock.trace.events import VM, Events, Kind
-from pvlock.workload import image_of
+from pvlock.workload import RUNS, image_of
 
 TEXT = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
 HEAD = {"format", "kind", "version"}
 RUN = ["--vcpus", "2", "--pcpus", "1", *SHORT]
 # Sections whose keys are in others too.
-WITH_SETTINGS = ("run", "run-file", "explain")
+WITH_SETTINGS = ("run", "run-load", "run-file", "explain")
 ONLY_SOMETIMES = {
     # Where /proc alone is asked, nobody is known to have displaced anybody.
     *("vms[].displaced_by[].name", "vms[].displaced_by[].ns"),
@@ -118,6 +122,17 @@ def load(path: Path) -> dict[str, Any]:
 
 def test_run(folder: Path) -> None:
     compare("run", load(folder / "run.json"))
+
+
+def test_run_load() -> None:
+    """The run itself boots Linux; what is written of it is made of these."""
+    machine = Usage(3, 2, (), {"wfi": 1})
+    counted = {"spawn": Counted(10**6, (3, 4))}
+    result = loads_run.Result(2, 1, True, counted, {"mmap": "no memory"}, machine)
+    comparison = loads_run.Comparison(
+        loads_run.Settings(("spawn", "mmap")), dict.fromkeys(RUNS, result)
+    )
+    compare("run-load", loads_report.as_dict(comparison, "emulator", {"kernel": "0"}))
 
 
 def test_run_file(tmp_path: Path) -> None:

@@ -18,10 +18,11 @@ from command_line import ENVIRONMENT, Done, complaint, pvlock
 from pvlock import image
 from pvlock.errors import EngineError, ImageError, LabError
 from pvlock.kernel import busybox, fetch
-from pvlock.loads import catalogue, index, run
+from pvlock.loads import catalogue, index, report, run
 from pvlock.loads.catalogue import BY_NAME
 from pvlock.loads.guest import Reader
-from pvlock.loads.run import Files, Settings
+from pvlock.loads.run import Comparison, Files, Settings
+from pvlock.workload import RUNS
 
 E2FSCK = shutil.which("e2fsck", path=f"{os.environ.get('PATH', '')}:/sbin:/usr/sbin")
 FILE_SYSTEM = """
@@ -163,6 +164,18 @@ def test_three_machines_a_table_and_the_same_digits_again() -> None:
     assert pipe["with"] == pytest.approx(pipe["without"], rel=0.02)
     assert pipe["with"] == pytest.approx(pipe["baseline"], rel=0.02)
     assert loads(*arguments)[1] == facts
+
+
+def test_where_times_mean_nothing_there_is_no_verdict(everything: run.Result) -> None:
+    settings = Settings(tuple(BY_NAME), engine="emulator")
+    runs = dict.fromkeys(RUNS, everything)
+    assert "neither: " in report.sentence(Comparison(settings, runs))
+    silent = Comparison(settings, runs, timeless=True)
+    assert "no verdict" in report.sentence(silent)
+    assert " x" not in report.sentence(silent)
+    assert not any(
+        "x1.0" in str(cell) for column in report.table(silent).columns for cell in column.cells
+    )
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from pvlock import workload
 from pvlock.abi import Policy
 from pvlock.engines.emulator.engine import EmulatorEngine
 from pvlock.errors import ConfigError, PvlockError
+from pvlock.extras import remedy
 from pvlock.sweep import files, fingerprint
 from pvlock.sweep.cache import Cache, default_folder
 from pvlock.sweep.executors import DaskExecutor, LocalExecutor
@@ -450,7 +451,7 @@ def test_a_missing_library_is_named_with_its_remedy(
     done = pvlock("sweep", *GRID, *arguments, "--cache", str(tmp_path), env={"PYTHONPATH": path})
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
-    assert f"{module}, which is not installed: pip install 'pvlock[{extra}]'" in last
+    assert f"{module}, which is not installed: {remedy(extra)}" in last
 
 
 # ---- files and pictures ----

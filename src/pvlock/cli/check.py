@@ -51,11 +51,29 @@ _ONLY_ENGINES = ("engine", "policy", "vcpus", "pcpus")
 @click.option(
     "--policy", type=click.Choice([p.value for p in Policy]), help="Only this one.  [default: both]"
 )
-@click.option("--vcpus", type=_VCPUS, default=4, show_default=True)
-@click.option("--pcpus", type=_VCPUS, default=2, show_default=True)
-@click.option("--format", "form", type=click.Choice(FORMATS), default="tap", show_default=True)
-@click.option("--image", type=_FILE, help="Write the guest as a Linux Image, and do nothing else.")
-@click.option("--elf", type=_FILE, help="Write the guest as an ELF file, and do nothing else.")
+@click.option(
+    "--vcpus", type=_VCPUS, default=4, show_default=True, metavar="N", help="VCPUs of the guest."
+)
+@click.option(
+    "--pcpus", type=_VCPUS, default=2, show_default=True, metavar="N", help="CPUs that they share."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default="tap",
+    show_default=True,
+    help="The form of the report: for people, for programs, for CI.",
+)
+@click.option(
+    "--image",
+    type=_FILE,
+    metavar="FILE",
+    help="Write the guest as a Linux Image, and do nothing else.",
+)
+@click.option(
+    "--elf", type=_FILE, metavar="FILE", help="Write the guest as an ELF file, and do nothing else."
+)
 @click.option(
     "--parse",
     "log",

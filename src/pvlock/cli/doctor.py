@@ -47,6 +47,7 @@ def doctor(json_to: str | None) -> None:
         "pvlock top": seen,
     }
     _print(sections, say)
+    paragraph(f"\n{_advice(engine, kvm, emulator, lab)}", say)
     if engine is None:
         sys.exit(1)
 
@@ -68,6 +69,30 @@ def _choice(kvm: "Sequence[Finding]", emulator: "Finding") -> tuple[str | None, 
     if emulator.state is State.YES:
         return "emulator", because
     return None, f"{because}; emulator: {emulator.because}"
+
+
+def _advice(
+    engine: str | None, kvm: "Sequence[Finding]", emulator: "Finding", lab: "Sequence[Finding]"
+) -> str:
+    """Say in one sentence what to do now."""
+    from pvlock.engines.kvm.probe import State, first_missing
+
+    if engine == "kvm":
+        return "So: pvlock run works here, on this host's KVM."
+    if engine is None:
+        remedy = emulator.remedy
+        if engines.named() == "kvm" and (missing := first_missing(kvm)):
+            remedy = f"{missing.remedy or 'use another host'}, or unset {engines.VARIABLE}"
+        return f"So: {remedy}; then say pvlock doctor again."
+    sentence = "So: pvlock run works here, on the emulator; "
+    missing = first_missing(kvm)
+    if missing is None:
+        return f"{sentence}--engine kvm takes this host's KVM."
+    if missing.what == "arm64 CPU":
+        absent = next((each for each in lab if each.state is not State.YES), None)
+        first = f"{absent.remedy}, then " if absent else ""
+        return f"{sentence}for KVM, {first}pvlock lab -- run mutex --engine kvm --vcpus 4."
+    return f"{sentence}for KVM: {missing.remedy or missing.because}."
 
 
 def _emulator() -> "Finding":

@@ -29,7 +29,12 @@ _FILE = click.Path(path_type=Path)
 @click.argument("other", type=_FILE, required=False)
 @click.option("--lock", metavar="NAME|ADDRESS", help="Only the waits for this lock.")
 @click.option(
-    "--top", type=click.IntRange(1, 1000), default=4, show_default=True, help="Rows of each list."
+    "--top",
+    type=click.IntRange(1, 1000),
+    default=4,
+    show_default=True,
+    metavar="N",
+    help="Rows of each list.",
 )
 @click.option(
     "--figure",

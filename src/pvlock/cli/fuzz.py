@@ -30,9 +30,19 @@ _COUNT = click.IntRange(1, 10**12)
     metavar="N",
     help="Stop when the guests have done so many things.",
 )
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Stop after this time.")
 @click.option(
-    "--seed", type=click.IntRange(0, 2**62), default=1, show_default=True, help="The first seed."
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Stop after this time.  [default: no limit]",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**62),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="The first seed.",
 )
 @click.option(
     "--per-case",
@@ -42,7 +52,14 @@ _COUNT = click.IntRange(1, 10**12)
     metavar="N",
     help="What VCPU 0 of each guest does.",
 )
-@click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Guests at a time.",
+)
 @engine_option("emulator")
 @click.option(
     "--findings",

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from pvlock.cli.outputs import refuse_collisions
 from pvlock.cli.screen import console
@@ -29,7 +29,7 @@ def settings(names: str | None, engine: str, host: Mapping[str, Any]) -> "Settin
     return Settings(chosen, engine=engine, **host)
 
 
-def run(settings: "Settings", kernel: str | None, json_to: str | None, stream: IO[str]) -> None:
+def run(settings: "Settings", kernel: str | None, json_to: str | None, stream: TextIO) -> None:
     """Do the three runs, and show the table; `kernel` is a file, None for that of kernel build.
 
     Raises PvlockError.
@@ -45,12 +45,13 @@ def run(settings: "Settings", kernel: str | None, json_to: str | None, stream: I
     hashes = files.hashes()
     with _progress(stream) as progress:
         comparison = compare(settings, files, progress)
-    write(common.to_json(report.as_dict(comparison, settings.engine, hashes)))
     shown = console(stream)
     if comparison.runs:
         shown.print(report.table(comparison))
     shown.print(f"\nKernel {files.kernel.name}, sha256 {hashes['kernel']}.", soft_wrap=True)
     shown.print("\n" + report.sentence(comparison))
+    # Last, so that a full disk does not cost the table.
+    write(common.to_json(report.as_dict(comparison, settings.engine, hashes)))
     if comparison.interrupted:
         sys.exit(Status.INTERRUPTED)
 
@@ -75,7 +76,7 @@ def _files(settings: "Settings", kernel: str | None) -> Any:
 
 
 @contextlib.contextmanager
-def _progress(stream: IO[str]) -> Iterator[Callable[[str, float], None]]:
+def _progress(stream: TextIO) -> Iterator[Callable[[str, float], None]]:
     """Show how far all runs are and how long it may take still: live, or a line now and then."""
     from pvlock.workload import RUNS
 

@@ -38,6 +38,7 @@ from pvlock.kernel import fetch, series, source
 @click.option(
     "--jobs",
     type=click.IntRange(1, 1024),
+    metavar="N",
     default=lambda: len(os.sched_getaffinity(0)),
     show_default="one for each CPU",
     help="How many files to compile at a time.",

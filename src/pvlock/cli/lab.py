@@ -22,7 +22,14 @@ _FILE = click.Path(path_type=Path)
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="-- ARGS...")
 @click.option("--exec", "execute", is_flag=True, help="ARGS is a command, not pvlock's arguments.")
-@click.option("--cpus", type=click.IntRange(1, 8), default=2, show_default=True, help="Its CPUs.")
+@click.option(
+    "--cpus",
+    type=click.IntRange(1, 8),
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="Its CPUs.",
+)
 @click.option(
     "--memory",
     type=click.IntRange(512, 1 << 20),

@@ -6,7 +6,7 @@ import re
 import textwrap
 import unicodedata
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +23,7 @@ _INSTEAD = {"µ": "u", "×": "x", "—": "-", "–": "-", "…": "...", "·": "*
 _BLANKS = re.compile(r" +$", re.MULTILINE)
 
 
-def let_anything_be_printed(*streams: TextIO) -> None:
+def let_anything_be_printed(*streams: IO[str]) -> None:
     """Let `streams` print another character where their encoding lacks one: us for µs.
 
     A result that took an hour must not be lost to a locale.
@@ -48,7 +48,7 @@ def _similar(character: str) -> str:
     return plain or "?"
 
 
-def console(stream: TextIO, pipe_columns: int = PIPE_COLUMNS) -> "Console":
+def console(stream: IO[str], pipe_columns: int = PIPE_COLUMNS) -> "Console":
     """Return a Console on `stream`: as wide as its terminal, and without trailing blanks in pipes.
 
     It prints text as it is: no markup, no colours for numbers.
@@ -72,7 +72,7 @@ def console(stream: TextIO, pipe_columns: int = PIPE_COLUMNS) -> "Console":
     return Pipe(file=stream, width=pipe_columns, **plain)
 
 
-def paragraph(text: str, stream: TextIO, indent: int = 0) -> None:
+def paragraph(text: str, stream: IO[str], indent: int = 0) -> None:
     """Print a text, broken between words where a terminal would break it within one.
 
     Its lines but the first are indented.

@@ -67,7 +67,12 @@ def _parameter(axis: Axis) -> str:
     metavar="FILE",
     help="Draw the throughput as bars with ranges (.png, .svg).",
 )
-@click.option("--jobs", type=click.IntRange(1, 1024), help="Machines at a time.  [default: cores]")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Machines at a time.  [default: cores]",
+)
 @click.option("--scheduler", metavar="ADDRESS", help="Run on a Dask cluster: tcp://HOST:PORT.")
 @click.option(
     "--cache",

@@ -49,7 +49,14 @@ class _Interval(click.ParamType[float]):
 
 
 @click.command()
-@click.option("--pid", "pids", type=click.IntRange(1), multiple=True, help="Only this process.")
+@click.option(
+    "--pid",
+    "pids",
+    type=click.IntRange(1),
+    multiple=True,
+    metavar="PID",
+    help="Only this process. May repeat.",
+)
 @click.option("--cgroup", metavar="PATH", help="Only processes in this cgroup, or below it.")
 @click.option(
     "--threads", metavar="PATTERN", help="Threads of these names ('fc_vcpu *'), VCPUs or not."
@@ -61,7 +68,13 @@ class _Interval(click.ParamType[float]):
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--csv", "as_csv", is_flag=True, help="One line for each VCPU and interval.")
 @click.option("--vcpus", is_flag=True, help="Show each VCPU (the key v, in the live table).")
-@click.option("--sort", type=click.Choice(_SORTS), default="ready", show_default=True)
+@click.option(
+    "--sort",
+    type=click.Choice(_SORTS),
+    default="ready",
+    show_default=True,
+    help="What comes first (the key s).",
+)
 @click.option(
     "--explain-stall",
     "stalled",
@@ -72,6 +85,7 @@ class _Interval(click.ParamType[float]):
 @click.option(
     "--seconds",
     type=click.FloatRange(0.5, 3600),
+    metavar="SECONDS",
     default=10,
     show_default=True,
     help="How long --explain-stall looks.",

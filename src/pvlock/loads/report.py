@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from pvlock.host import without_simulated
 from pvlock.loads import index
 from pvlock.loads.run import Comparison, Result
+from pvlock.report import document
 from pvlock.workload import RUNS
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ def sentence(comparison: Comparison) -> str:
     missing = [name for name in RUNS if name not in comparison.runs]
     if missing:
         return f"Interrupted: no result for {', '.join(missing)}."
+    if comparison.timeless:
+        return (
+            "All loads ran. There is no verdict: the processor of this host is emulated, so times "
+            "mean nothing here."
+        )
     gains = {load: _gain(comparison, load) for load in comparison.settings.loads}
     known = {load: gain for load, gain in gains.items() if gain is not None}
     faster = [f"{load} x{gain:.2f}" for load, gain in known.items() if gain > 1 + MATTERS]
@@ -66,13 +72,14 @@ def sentence(comparison: Comparison) -> str:
 def as_dict(comparison: Comparison, engine: str, hashes: dict[str, str]) -> dict[str, Any]:
     """Return everything that was measured; equal settings and files give equal content."""
     settings = comparison.settings.facts() | {"engine": engine}
-    return {
+    facts = {
         **without_simulated(settings, engine),
         "sha256": hashes,
         "interrupted": comparison.interrupted,
         "runs": {name: run_dict(comparison.runs[name]) for name in RUNS if name in comparison.runs},
         "summary": sentence(comparison),
     }
+    return document("run-load", facts)
 
 
 def run_dict(result: Result) -> dict[str, Any]:
@@ -99,6 +106,8 @@ def run_dict(result: Result) -> dict[str, Any]:
 
 
 def _gain(comparison: Comparison, load: str) -> float | None:
+    if comparison.timeless:
+        return None
     both = [comparison.runs.get(name) for name in RUNS[:2]]
     counted = [result.loads.get(load) for result in both if result]
     if len(counted) < 2 or counted[0] is None or counted[1] is None:
