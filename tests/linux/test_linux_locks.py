@@ -16,6 +16,7 @@ import pytest
 from pvlock import linux_image
 from pvlock.abi import Policy
 from pvlock.engines.contract import Placement, SystemEvent, Usage
+from pvlock.explain import findings
 from pvlock.kernel import fetch
 from pvlock.lab import cpio
 from pvlock.machine import Machine
@@ -234,3 +235,13 @@ def test_the_waits_are_those_that_the_kernel_counts(boot: Boot) -> None:
         assert mine[pid, "mutex"] <= counted[pid, MUTEX | SPIN]
         # The only waiter for a spinlock is not in the queue, and does not count.
         assert counted[pid, SPIN] <= mine[pid, "spinlock"]
+
+
+def test_findings_of_tasks_have_the_documented_keys(undisturbed: tuple[Ran, Ran]) -> None:
+    events = undisturbed[0].events
+    assert events is not None
+    facts = findings.as_dict(findings.find(events))
+    assert any(name.startswith("maker-0/") for name in facts["tasks"])
+    assert len(facts["per_vcpu"]) == len(facts["tasks"])
+    assert {"own_queued", "owner_queued", "queue_queued"} <= facts["total"]["parts"].keys()
+    assert all("task" in culprit for culprit in facts["culprits"])

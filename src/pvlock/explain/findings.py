@@ -9,7 +9,14 @@ import numpy as np
 
 from pvlock import report
 from pvlock.errors import TraceError
-from pvlock.trace.attribution import HOST_OFF_CPU, OFF_CPU, Attribution, Part, attribute
+from pvlock.trace.attribution import (
+    HOST_OFF_CPU,
+    OF_TASKS,
+    OFF_CPU,
+    Attribution,
+    Part,
+    attribute,
+)
 from pvlock.trace.columns import Bools, Ints
 from pvlock.trace.events import Events, Flag, Kind
 from pvlock.trace.tasks import by_task
@@ -26,6 +33,8 @@ _GUEST_REASONS = {
     Kind.READY: "woken, no VCPU",
 }
 """Of a task: what the guest's scheduler did."""
+_NOT_SEEN = "not_seen_"
+"""How the settings are called that say what a kernel's build leaves out, one line each."""
 _QUEUE = (Part.QUEUE_PREEMPTED, Part.QUEUE_BLOCKED, Part.QUEUE_QUEUED)
 
 
@@ -360,7 +369,7 @@ def doubts(found: Findings) -> list[str]:
 
 def not_seen(events: Events) -> list[str]:
     """Return a line for each thing that cannot be seen in this build of Linux."""
-    named = (f"not_seen_{number}" for number in itertools.count(1))
+    named = (f"{_NOT_SEEN}{number}" for number in itertools.count(1))
     lines = itertools.takewhile(lambda line: line is not None, map(events.settings.get, named))
     return [str(line) for line in lines]
 
@@ -398,39 +407,48 @@ def percent(ns: int, of: int) -> str:
 
 def as_dict(found: Findings) -> dict[str, Any]:
     """Return the findings as the JSON of `pvlock explain --json` has them, with times in ns."""
+    settings = found.events.settings
     return {
-        **found.events.settings,
+        **{name: value for name, value in settings.items() if not name.startswith(_NOT_SEEN)},
         "run_ns": found.events.end - found.events.start,
         "events": len(found.events),
         "lost": list(found.events.dropped),
         "lock": found.only,
         "summary": sentence(found),
         "doubts": doubts(found),
-        **(
-            {"tasks": _task_names(found), "not_seen": not_seen(found.events)}
-            if found.of_tasks
-            else {}
-        ),
-        "total": _dict(found.total),
+        **_tasks(found),
+        "total": _dict(found, found.total),
         "locks": [
-            {"name": name, "acquired": acquired} | _dict(total)
+            {"name": name, "acquired": acquired} | _dict(found, total)
             for name, (acquired, total) in found.locks.items()
         ],
         "per_vcpu": [
-            _dict(total) | {"caused_off_cpu": caused}
+            _dict(found, total) | {"caused_off_cpu": caused}
             for total, caused in zip(found.vcpus, found.caused, strict=True)
         ],
-        "culprits": [vars(culprit) for culprit in found.culprits],
+        "culprits": [_culprit_dict(culprit) for culprit in found.culprits],
         "pairs": [vars(pair) for pair in found.pairs],
         "chains": [vars(chain) for chain in found.chains],
     }
 
 
-def _task_names(found: Findings) -> list[str]:
-    return [found.events.vcpu_name(task) for task in range(found.events.vcpus)]
+def _tasks(found: Findings) -> dict[str, Any]:
+    """Return what is said only of a Linux guest, whose tasks are in place of VCPUs."""
+    if not found.of_tasks:
+        return {}
+    names = [found.events.vcpu_name(task) for task in range(found.events.vcpus)]
+    return {"tasks": names, "not_seen": not_seen(found.events)}
 
 
-def _dict(total: Total) -> dict[str, Any]:
-    parts = {part.name.lower(): int(total.parts[part]) for part in Part}
+def _culprit_dict(culprit: Culprit) -> dict[str, Any]:
+    facts = {name: value for name, value in vars(culprit).items() if name != "row"}
+    if culprit.task is None:
+        del facts["task"]
+    return facts
+
+
+def _dict(found: Findings, total: Total) -> dict[str, Any]:
+    possible = [part for part in Part if found.of_tasks or part not in OF_TASKS]
+    parts = {part.name.lower(): int(total.parts[part]) for part in possible}
     facts = {"waits": total.waits, "wait_ns": total.ns, "longest": total.longest}
     return facts | {"spun": total.spun, "asleep": total.asleep, "parts": parts}

@@ -33,6 +33,8 @@ class Part(IntEnum):
     """The lock came free for the head of the queue, a task that could run and has no VCPU."""
 
 
+OF_TASKS = (Part.OWN_QUEUED, Part.OWNER_QUEUED, Part.QUEUE_QUEUED)
+"""The parts that only the tasks of a Linux guest have."""
 HOST_OFF_CPU = (Part.OWNER_PREEMPTED, Part.QUEUE_PREEMPTED)
 """Of a Linux guest, the parts in which the VCPU of another task is off its CPU."""
 OFF_CPU = (Part.OWNER_PREEMPTED, Part.OWNER_BLOCKED, Part.QUEUE_PREEMPTED, Part.QUEUE_BLOCKED)
