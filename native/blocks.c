@@ -245,7 +245,7 @@ static SELDOM void look_closer(struct vcpu *v, uint64_t pc, uint32_t size)
 	v->block = 0;
 	if (v->flags && look_back(v))
 		restart(v);
-	if (v->time >= v->stop || pc & 3) {
+	if (v->time >= v->limit || pc & 3) {
 		if (v->exit == EXIT_NONE)
 			v->exit = EXIT_EDGE;
 		restart(v);
@@ -259,6 +259,8 @@ static SELDOM void look_closer(struct vcpu *v, uint64_t pc, uint32_t size)
 	v->block = size >= 4 ? size / 4 : 1;
 	if (flags & WATCHED)
 		meet(v, pc);
+	if (v->vm->profile)
+		sample_block(v);
 }
 
 /*

@@ -15,6 +15,7 @@ from pvlock.engines.contract import (
     Live,
     Placement,
     Recording,
+    Sampled,
     Showing,
     Switch,
     SystemEvent,
@@ -37,6 +38,7 @@ from pvlock.pl011 import Console
 from pvlock.region import PvLockRegion, StolenTimeRegion, layout, region_size
 
 if TYPE_CHECKING:
+    from pvlock.profile import Profile, Profiler
     from pvlock.trace.events import Events, Setting
     from pvlock.trace.linux.points import Points
     from pvlock.trace.linux.recorder import LinuxRecorder
@@ -133,6 +135,7 @@ class Machine:
         record: bool = False,
         trace: bool = False,
         watched: "Points | None" = None,
+        profile: "Profiler | None" = None,
         output: Callable[[bytes], None] | None = None,
         **host: Any,
     ) -> None:
@@ -143,6 +146,7 @@ class Machine:
         `switches()`, `trace` for `events()` instead, and offers the guest the rings in which it
         records its locks. With `watched`, the points of a Linux kernel (pvlock.trace.linux.points),
         `events()` has the tasks and locks of that kernel instead, and the guest is offered nothing.
+        With `profile` (pvlock.profile), what a Linux guest does is sampled, for `profile()`.
         `output` gets console bytes as they come. All fields of host.Host are
         keywords too.
         Raises ConfigError for what makes no sense, EngineError when the engine cannot.
@@ -170,6 +174,7 @@ class Machine:
         self._start = self._now = 0
         self._trace: MemorySlot | None = None
         self._recorder: Recorder | LinuxRecorder | None = None
+        self._profile: Profile | None = None
         self.console = Console(output)
         self.memory = GuestMemory(mmap.PAGESIZE)
         try:
@@ -213,6 +218,8 @@ class Machine:
                 self._recorder = recorder(self._trace, vcpus, pcpus, self.engine)
                 if isinstance(self.engine, Live):
                     self.engine.collect = self._collect
+            if profile is not None:
+                self._profile = self._sampled(profile, pcpus)
             self._place_structures(pvlock and place)
         except BaseException:
             self.close()
@@ -293,6 +300,17 @@ class Machine:
         facts = {"engine": self.engine.name, **settings}
         return self._recorder.events(end, facts, self._start)
 
+    def profile(self) -> "Profile":
+        """Return what was sampled so far, if the machine was created with `profile`.
+
+        Raises StateError without it.
+        """
+        if self._profile is None or not isinstance(self.engine, Sampled):
+            raise StateError("profile", "not sampled", "sampled")
+        self._profile.add(*self.engine.take_samples())
+        self._profile.end_ns = self.usage().time_ns
+        return self._profile
+
     def close(self) -> None:
         """End the machine and free its memory; safe to call twice."""
         try:
@@ -335,6 +353,15 @@ class Machine:
         return True
 
     # -- private --
+
+    def _sampled(self, profiler: "Profiler", pcpus: int) -> "Profile":
+        from pvlock.profile import Profile  # most runs are not sampled
+
+        if not isinstance(self.engine, Sampled):
+            remedy = "profile on --engine emulator"
+            raise EngineUnavailable(self.engine.name, "takes no samples of its guests", remedy)
+        self.engine.sample(profiler.sampling)
+        return Profile(profiler, len(self.vcpus), pcpus)
 
     def _collect(self, now_ns: int) -> None:
         assert self._recorder is not None

@@ -21,6 +21,7 @@ from pvlock.cli.guest_kind import DEFAULT_POLICY, GuestKind, GuestOption, refuse
 from pvlock.cli.knob_options import knob_options
 from pvlock.cli.outputs import refuse_collisions, write_each
 from pvlock.cli.page_file import PageFile, html_option
+from pvlock.cli.profile_files import profile_asked_for, profile_options
 from pvlock.cli.screen import console, paragraph, show
 from pvlock.cli.shared import Status, engine_option, json_output, json_writer
 from pvlock.cli.trace_files import TraceFiles
@@ -105,12 +106,6 @@ def _option(kinds: GuestKind, *names: str, **attributes: Any) -> Callable[..., A
     help="Type what the script FILE says, when the console says what it waits for.",
 )
 @_option(
-    GuestKind.LINUX,
-    "--system-map",
-    metavar="FILE",
-    help="Its System.map, if it has no symbols of its own: --trace needs them.",
-)
-@_option(
     GuestKind.LOADS,
     "--load",
     metavar="LIST",
@@ -126,6 +121,7 @@ def _option(kinds: GuestKind, *names: str, **attributes: Any) -> Callable[..., A
     " with the tasks and locks of its own kernel.",
 )
 @html_option("Trace, and write a page for a browser: results, findings, a timeline to zoom into.")
+@profile_options
 def run(
     guest: str,
     kernel: str | None,
@@ -179,7 +175,10 @@ def run(
         _announce(told, host, sys.stderr)
         of_files = {f.name: options[f.name] for f in fields(FileOptions) if f.name in options}
         file_options = FileOptions(engine, limit_ns, **of_files)
-        run_file(opened, host, file_options, json_to, trace_to, html_to)
+        profile = profile_asked_for(options)
+        if file_options.system_map and not (profile or trace_to or html_to):
+            raise click.UsageError("--system-map is for --profile, --trace or --html")
+        run_file(opened, host, file_options, json_to, trace_to, html_to, profile)
 
 
 def _is_linux(context: click.Context, guest: str, kernel: str | None) -> bool:

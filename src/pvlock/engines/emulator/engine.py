@@ -24,6 +24,7 @@ from pvlock.engines.contract import (
     Handler,
     HostEvent,
     Mistake,
+    Sampling,
     Switch,
     SystemEvent,
     Usage,
@@ -197,6 +198,26 @@ class EmulatorEngine:
             if len(part) % WATCHED.size:
                 self.close()
                 raise WorkerDied("it sent nonsense instead of what it watched", None, None)
+            taken += part
+            if not part:
+                return bytes(taken), lost
+
+    def sample(self, how: Sampling) -> None:
+        """See contract.Sampled."""
+        self._call(
+            ["sample", how.period_ns, how.user_registers, how.queue, list(map(astuple, how.spins))]
+        )
+
+    def take_samples(self) -> tuple[bytes, int]:
+        """See contract.Sampled."""
+        taken, lost = bytearray(), 0
+        while True:
+            try:
+                text, more = self._call(["samples"])
+                part, lost = base64.b64decode(text, validate=True), lost + int(more)
+            except (TypeError, ValueError):
+                self.close()
+                raise WorkerDied("it sent nonsense instead of samples", None, None) from None
             taken += part
             if not part:
                 return bytes(taken), lost

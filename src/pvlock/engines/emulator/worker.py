@@ -19,7 +19,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pvlock.engines.contract import EngineConfig, Placement, Read, Watch, WatchPoint
+from pvlock.engines.contract import (
+    EngineConfig,
+    Placement,
+    Read,
+    Sampling,
+    Spin,
+    SpinKind,
+    Watch,
+    WatchPoint,
+)
 from pvlock.engines.emulator.audit import AuditedVm
 from pvlock.engines.emulator.protocol import Channel, pack_error
 from pvlock.engines.emulator.vcpu import VcpuState, VmState
@@ -49,6 +58,8 @@ class Worker:
             "usage": self._usage,
             "watch": self._watch,
             "watched": self._watched,
+            "sample": self._sample,
+            "samples": self._samples,
             "audit": self._audit,
             "switches": lambda: base64.b64encode(self._vm.take_switches()).decode(),
         }  # fmt: skip
@@ -134,6 +145,14 @@ class Worker:
     def _watched(self) -> list[Any]:
         records, lost = self._vm.take_watched()
         return [base64.b64encode(records).decode(), lost]
+
+    def _sample(self, period_ns: int, user: int, queue: int | None, spins: list[list[int]]) -> None:
+        made = tuple(Spin(start, end, SpinKind(kind), *rest) for start, end, kind, *rest in spins)
+        self._vm.sample(Sampling(period_ns, user, queue, made))
+
+    def _samples(self) -> list[Any]:
+        taken, lost = self._vm.take_samples()
+        return [base64.b64encode(taken).decode(), lost]
 
     def _audit(self) -> dict[str, Any]:
         if not isinstance(self._vm, AuditedVm):
