@@ -34,6 +34,8 @@ WITH_SETTINGS = ("run", "run-load", "run-file", "profile", "explain")
 ONLY_SOMETIMES = {
     # Of Linux: tests/linux/test_linux_locks.py.
     *("tasks[]", "not_seen[]", "culprits[].task"),
+    # On KVM.
+    *("repetitions[]", "gain.median", "gain.lowest", "gain.highest", "verdict", "emulated_cpus"),
     # Where /proc alone is asked, nobody is known to have displaced anybody.
     *("vms[].displaced_by[].name", "vms[].displaced_by[].ns"),
     *("vms[].threads[].displaced_by[].name", "vms[].threads[].displaced_by[].ns"),
