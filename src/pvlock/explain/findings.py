@@ -298,7 +298,10 @@ def doubts(found: Findings) -> list[str]:
         (of.endless, "times VCPUs wait for each other in a circle"),
         (unknown, "VCPU ns of waiting: nobody can say who had the lock"),
     )
-    return [f"{count:,} {text}" for count, text in texts if count]
+    found_texts = [f"{count:,} {text}" for count, text in texts if count]
+    if events.settings.get("emulated_cpus"):
+        found_texts.insert(0, "all times, as the host's CPUs were emulated (the lab)")
+    return found_texts
 
 
 def vcpu_ms(ns: int) -> str:
