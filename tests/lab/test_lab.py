@@ -479,6 +479,27 @@ channel["status"].send(b"17\\n")
     assert fake_lab.got["files"] == b"base,payload"
 
 
+def test_bytecode_that_is_cut_off_costs_nothing(
+    programs: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    made = tmp_path / "cache" / image.key(recipe.PACKAGES)
+    made.mkdir(parents=True)
+    for name in ("Image", "initrd"):
+        (made / name).write_bytes(b"")
+    programs(
+        "qemu-system-aarch64",
+        QEMU
+        + """
+channel["status"].send(b"started\\n")
+channel["bytecode"].sendall(b"cut off")
+channel["status"].send(b"3\\n")
+""",
+    )
+    cache = ("--cache", str(tmp_path / "cache"))
+    done = lab(*cache, "--exec", "--", "true", path=tmp_path / "bin")
+    assert (done.status, done.err) == (3, "")
+
+
 def test_input_arrives_whole_and_ends(fake_lab: FakeLab, tmp_path: Path) -> None:
     # This is more than the socket holds, and taken late. It must wait, and not be lost.
     (tmp_path / "input").write_bytes(os.urandom(1_000_000))
