@@ -550,7 +550,8 @@ def page(evidence: Evidence) -> str:
         "## What is not here",
         "",
         "These loads under the other models of a host and with hints in the guest (for three of "
-        "them see [models.md](models.md)); kernel 6.1; caches, memory and disks, which no emulator here has. Groups of "
+        "them see [models.md](models.md)); kernel 6.1; caches, memory and disks, which no "
+        "emulator here has. Groups of "
         "runs for which the head of this page says that nothing was computed are in evidence.toml, "
         "and the command above does them.",
         "",
