@@ -30,10 +30,14 @@ from pvlock.duration import nanoseconds
 from pvlock.kernel import build, busybox, fetch
 from pvlock.loads import catalogue, run
 from pvlock.loads.run import Files, Settings
+from pvlock.profile import Profiler
 from pvlock.sweep.executors import cores
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 CELLS, KEPT = DOCS / "evidence.toml", DOCS / "evidence.csv"
+SPENT = DOCS / "evidence-profile.csv"
+PROFILED = "profiled"
+"""The group whose machines are sampled: where the CPUs' time went is kept, too."""
 _WFE = {"trap": True, "notrap": False}
 
 
@@ -63,6 +67,9 @@ class Row:
     load: str
     throughput: float
     fairness: float
+    spent: tuple[tuple[str, float, float], ...] = ()
+    """Of each kind of work, its share of the CPUs' time, and of that the waits for a VCPU that was
+    off its CPU."""
 
 
 Job = tuple[Machine, tuple[str, ...]]
@@ -103,12 +110,23 @@ def execute(job: Job, files: Files) -> list[Row]:
         trap_wfe=_WFE[machine.wfe], policy=Policy(machine.policy), seed=machine.seed,
         duration_ns=machine.duration_ns,
     )  # fmt: skip
-    result = run.run("with" if machine.pvlock else "without", settings, files)
+    profiler = Profiler.of_image(files.kernel) if machine.group == PROFILED else None
+    result = run.run("with" if machine.pvlock else "without", settings, files, profiler=profiler)
     assert result is not None
     return [
-        Row(machine, name, counted.throughput, counted.fairness)
+        Row(machine, name, counted.throughput, counted.fairness, _spent(result, name))
         for name, counted in result.loads.items()
     ]
+
+
+def _spent(result: run.Result, load: str) -> tuple[tuple[str, float, float], ...]:
+    if load not in result.profiles:
+        return ()
+    shares = result.profiles[load].shares()
+    return tuple(
+        (kind, share.points / shares.total, share.off / shares.total)
+        for kind, share in shares.kinds.items()
+    )
 
 
 def finished(todo: list[Job], files: Files, options: argparse.Namespace) -> Iterator[list[Row]]:
@@ -161,6 +179,18 @@ def keep(rows: Iterable[Row]) -> None:
     new.replace(KEPT)
 
 
+def keep_spent(rows: Iterable[Row]) -> None:
+    """Put what profiles say into evidence-profile.csv; what is there of other machines stays."""
+    kept = SPENT.read_text("utf-8").splitlines()[1:] if SPENT.exists() else []
+    for row in rows:
+        where = ",".join(str(value) for value in (*asdict(row.machine).values(), row.load))
+        kept = [line for line in kept if not (row.spent and line.startswith(f"{where},"))]
+        kept += [f"{where},{kind},{share:.4f},{off:.4f}" for kind, share, off in row.spent]
+    names = ",".join(field.name for field in fields(Machine))
+    lines = [f"{names},load,kind,share,off", *sorted(kept)]
+    SPENT.write_text("\n".join(lines) + "\n", "utf-8")
+
+
 def files_of_here() -> Files:
     """Return the kernel that `pvlock kernel build guest` made here, and busybox."""
     cache = fetch.default_folder()
@@ -183,6 +213,7 @@ def run_missing(options: argparse.Namespace) -> None:
     for number, new in enumerate(finished(todo, files, options), 1):
         rows += new
         keep(rows)
+        keep_spent(new)
         spent = time.monotonic() - began
         left = spent / number * (len(todo) - number) / 60
         print(f"{number} of {len(todo)}, about {left:.0f} min left", file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from pvlock.loads import index
 from pvlock.loads.catalogue import BY_NAME
 
+PROFILED = "profiled"
 MATTERS = 0.02
 """A median gain that is nearer to 1 than this is no gain and no loss."""
 
@@ -81,6 +82,9 @@ class Evidence:
         """Read both files."""
         self._of: dict[tuple[Setting, bool, str], dict[int, float]] = defaultdict(dict)
         self.kernels: set[str] = set()
+        self.spent: dict[tuple[str, bool, str], dict[str, tuple[float, float]]] = {}
+        """By WFE, PV-lock and load: each kind's share of the CPUs' time, and what of it was waiting
+        for a VCPU off its CPU."""
         with file.open(newline="", encoding="utf-8") as lines:
             for row in csv.DictReader(lines):
                 setting = Setting(int(row["vcpus"]), int(row["pcpus"]), row["wfe"], row["policy"])
@@ -90,6 +94,18 @@ class Evidence:
         with published.open(newline="", encoding="utf-8") as lines:
             rows = csv.DictReader(line for line in lines if not line.startswith("#"))
             self.published = [_published(row) for row in rows]
+
+    def read_spent(self, file: Path) -> None:
+        """Read where the CPUs' time went, if that was sampled."""
+        if not file.exists():
+            return
+        with file.open(newline="", encoding="utf-8") as lines:
+            for row in csv.DictReader(lines):
+                key = (row["wfe"], row["pvlock"] == "True", row["load"])
+                self.spent.setdefault(key, {})[row["kind"]] = (
+                    float(row["share"]),
+                    float(row["off"]),
+                )
 
     def throughputs(self, setting: Setting, pvlock: bool, load: str) -> dict[int, float]:
         """Return the throughput by seed; empty where nothing was computed."""
