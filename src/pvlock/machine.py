@@ -297,7 +297,9 @@ class Machine:
         if self._recorder is None:
             raise StateError("events", "not traced", "traced")
         end = self._now if isinstance(self.engine, Live) else self.usage().time_ns
-        facts = {"engine": self.engine.name, **settings}
+        facts: dict[str, Setting] = {"engine": self.engine.name, **settings}
+        if isinstance(self.engine, Live) and engines.cpus_are_emulated():
+            facts["emulated_cpus"] = True
         return self._recorder.events(end, facts, self._start)
 
     def profile(self) -> "Profile":

@@ -501,3 +501,12 @@ def test_what_a_table_may_hold_is_shown_and_drawn(
         assert everything(found)
         timeline.draw(picture, [found, found])
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_where_cpus_were_emulated_the_times_are_in_doubt() -> None:
+    events = story()
+    assert not any("emulated" in text for text in findings.doubts(find(events)))
+    events.settings["emulated_cpus"] = True
+    assert findings.doubts(find(events))[0].startswith(
+        "all times, as the host's CPUs were emulated"
+    )

@@ -364,7 +364,10 @@ def doubts(found: Findings) -> list[str]:
         (unknown, f"{found.unit[:4]} ns of waiting: nobody can say who had the lock"),
         (_inferred(found), "times an owner is inferred: that task woke those who waited"),
     )
-    return [f"{count:,} {text}" for count, text in texts if count]
+    found_texts = [f"{count:,} {text}" for count, text in texts if count]
+    if events.settings.get("emulated_cpus"):
+        found_texts.insert(0, "all times, as the host's CPUs were emulated (the lab)")
+    return found_texts
 
 
 def not_seen(events: Events) -> list[str]:
