@@ -164,7 +164,7 @@ def test_limits_are_in_units_that_can_be_typed(option: str, value: str, limits: 
 def test_the_lab_refuses_a_package_that_cannot_run_there_before_it_starts() -> None:
     started = time.monotonic()
     done = pvlock("lab", "--with", "numpy", "--exec", "--", "true")
-    assert "--with numpy: it has code for this machine's processor" in complaint(done)
+    assert "--with numpy: it needs code for this machine's processor" in complaint(done)
     assert done.status == 2
     assert time.monotonic() - started < 30
     assert "no-such-package is not installed" in complaint(

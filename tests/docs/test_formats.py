@@ -20,7 +20,9 @@ from pvlock.engines.contract import Usage
 from pvlock.loads import report as loads_report
 from pvlock.loads import run as loads_run
 from pvlock.loads.guest import Counted
+from pvlock.profile.shares import KINDS, Share, Shares
 from pvlock.report import FORMAT
+from pvlock.report import document as as_document
 from pvlock.sweep.grid import AXES
 from pvlock.trace import perfetto
 from pvlock.trace.events import VM, Events, Kind
@@ -30,8 +32,12 @@ TEXT = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
 HEAD = {"format", "kind", "version"}
 RUN = ["--vcpus", "2", "--pcpus", "1", *SHORT]
 # Sections whose keys are in others too.
-WITH_SETTINGS = ("run", "run-load", "run-file", "explain")
+WITH_SETTINGS = ("run", "run-load", "run-file", "profile", "explain")
 ONLY_SOMETIMES = {
+    # Of Linux: tests/linux/test_linux_locks.py.
+    *("tasks[]", "not_seen[]", "culprits[].task"),
+    # On KVM.
+    *("repetitions[]", "gain.median", "gain.lowest", "gain.highest", "verdict", "emulated_cpus"),
     # Where /proc alone is asked, nobody is known to have displaced anybody.
     *("vms[].displaced_by[].name", "vms[].displaced_by[].ns"),
     *("vms[].threads[].displaced_by[].name", "vms[].threads[].displaced_by[].ns"),
@@ -141,6 +147,16 @@ def test_run_file(tmp_path: Path) -> None:
     (tmp_path / "guest.elf").write_bytes(image_of("idle"))
     assert pvlock("run", "guest.elf", *RUN[:4], "--json", "out", cwd=tmp_path).status == 0
     compare("run-file", load(tmp_path / "out"))
+
+
+def test_profile(tmp_path: Path) -> None:
+    (tmp_path / "guest.elf").write_bytes(image_of("idle"))
+    assert pvlock("run", "guest.elf", *RUN[:4], "--json", "out", cwd=tmp_path).status == 0
+    settings = load(tmp_path / "out")
+    for key in (*HEAD, "event", "usage"):
+        del settings[key]
+    shares = Shares(9, 100, {kind: Share() for kind in KINDS}, {"osq_lock": 3}).as_dict()
+    compare("profile", as_document("profile", settings | {"profile": shares}))
 
 
 def test_explain(folder: Path) -> None:

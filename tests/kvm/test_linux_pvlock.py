@@ -54,8 +54,8 @@ def test_linux_reads_what_is_published(files: tuple[Path, Path]) -> None:
 def test_loads_run(files: tuple[Path, Path]) -> None:
     data = files[0].read_bytes()
     settings = Settings(
-        ("create", "mmap", "pipe", "messaging"), engine="kvm", vcpus=VCPUS, pcpus=PCPUS,
-        duration_ns=20_000_000,
+        ("create", "mmap", "pipe"), engine="kvm", vcpus=VCPUS, pcpus=PCPUS,
+        duration_ns=200_000_000,
     )  # fmt: skip
     result = run.run("with", settings, Files(image.parse(data, "Image"), data, None))
     assert result is not None

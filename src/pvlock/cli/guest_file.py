@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvlock.cli.outputs import refuse_collisions
+from pvlock.cli.outputs import refuse_collisions, write_each
 from pvlock.cli.page_file import PageFile
+from pvlock.cli.profile_files import ProfileFile, ProfileOptions
 from pvlock.cli.shared import ended_by_signals, json_output, json_writer, say
 from pvlock.cli.trace_files import TraceFiles
 from pvlock.errors import PvlockError
@@ -18,6 +19,7 @@ from pvlock.machine import Machine
 
 if TYPE_CHECKING:
     from pvlock.cli.guest_run import Output
+    from pvlock.trace.linux.points import Points
 
 LIMIT_NS = 100_000_000
 """How long an ELF file may run by default; a Linux kernel may take any time."""
@@ -33,6 +35,7 @@ class FileOptions:
     None is what suits the kind of file. `initrd` and `no_reboot` concern Linux only: the initial
     RAM disk, and whether a reset ends the run instead of booting the kernel again. `input_from` is
     a script that types at the guest (pvlock.keyboard), instead of whoever is at the terminal.
+    `system_map` is a file with the symbols of a Linux kernel that has none itself.
     """
 
     engine: str
@@ -43,11 +46,12 @@ class FileOptions:
     initrd: str | None = None
     no_reboot: bool = False
     input_from: str | None = None
+    system_map: str | None = None
 
 
 def run_file(
     guest: Image, host: Host, options: FileOptions, json_to: str | None, trace_to: str | None,
-    html_to: Path | None,
+    html_to: Path | None, profiled: ProfileOptions | None = None,
 ) -> None:  # fmt: skip
     """Run `guest` on `host`, its console on our standard output. Raises PvlockError."""
     from pvlock import keyboard
@@ -60,15 +64,23 @@ def run_file(
     keys = Keyboard(keyboard.read(options.input_from)) if options.input_from else None
     files = TraceFiles(trace_to, [""]) if trace_to else None
     page = PageFile(html_to) if html_to else None
+    profile = ProfileFile(profiled, guest) if profiled else None
     read = {"the guest": guest.name, "--initrd": options.initrd, "--input": options.input_from}
+    if options.system_map:
+        read["--system-map"] = options.system_map
     refuse_collisions(
-        [*(one for to in (files, page) if to for one in to.outputs), *json_output(json_to)],
+        [
+            *(one for to in (files, page, profile) if to for one in to.outputs),
+            *json_output(json_to),
+        ],
         [(name, Path(path)) for name, path in read.items() if path],
     )
     terminal = Terminal(sys.stderr.buffer if json_to == "-" else sys.stdout.buffer)
     linux = guest.kind is Kind.LINUX
     mib = options.memory_mib or (_LINUX_MEMORY_MIB if linux else _MEMORY_MIB)
     facts = _facts(guest, host, options)
+    unseen: dict[str, Any] = {}
+    watched = _watched(guest, options, unseen) if linux and (files or page) else None
 
     def output(data: bytes) -> None:
         terminal.output(data)
@@ -78,7 +90,8 @@ def run_file(
     def create(output: "Output") -> Machine:
         return Machine(
             engine=options.engine, pvlock=not options.no_pvlock, bootargs=options.append,
-            ram_size=mib << 20, trace=bool(files or page), output=output, **host.keywords(),
+            ram_size=mib << 20, trace=bool(files or page), watched=watched,
+            profile=profile.profiler if profile else None, output=output, **host.keywords(),
         )  # fmt: skip
 
     def attach(machine: Machine) -> contextlib.AbstractContextManager[None]:
@@ -86,9 +99,12 @@ def run_file(
         return terminal.attached(receive) if linux else contextlib.nullcontext()
 
     def finished(machine: Machine) -> None:
+        if profile:
+            terminal.flush()
+            profile.show(machine.profile())
         if not (files or page):
             return
-        events = machine.events(**facts)
+        events = machine.events(**facts | unseen)
         if files:
             files.write("", events, sys.stderr)
         if page:
@@ -104,16 +120,37 @@ def run_file(
             )  # fmt: skip
         finally:
             terminal.flush()
+    writes = [lambda: profile.write(facts)] if profile else []
     if event is None:
+        write_each(*writes)
         limit = (options.limit_ns or 0) / 1e6
         raise PvlockError(f"{guest.name}: still running after {limit:g} ms (--duration)")
     from pvlock import report
 
-    result = facts | {"event": event, "usage": asdict(usage)}
-    write(report.to_json(report.document("run-file", result)))
+    shares = {"profile": profile.result} if profile else {}
+    result = facts | {"event": event, "usage": asdict(usage)} | shares
+    write_each(*writes, lambda: write(report.to_json(report.document("run-file", result))))
     if files:
         files.say_what_is_next(sys.stderr)
     say(f"guest {event} after {report.time(usage.time_ns)}")
+
+
+def _watched(guest: Image, options: FileOptions, unseen: dict[str, Any]) -> "Points | None":
+    """Return what to watch in a Linux kernel, so that its trace has its own tasks and locks.
+
+    What cannot be seen in this kernel is added to `unseen`. None on an engine that cannot watch.
+    Raises SymbolsError.
+    """
+    if options.engine != "emulator":
+        return None
+    from pvlock import linux_image
+    from pvlock.trace.linux import points
+
+    data = linux_image.kernel_bytes(guest)
+    symbols = linux_image.read_symbols(data, guest.name, options.system_map)
+    found = points.find(data, guest.name, symbols)
+    unseen |= {f"not_seen_{number}": line for number, line in enumerate(found.missing, 1)}
+    return found
 
 
 def _facts(guest: Image, host: Host, options: FileOptions) -> dict[str, Any]:

@@ -78,4 +78,5 @@ def record(output: Path, seconds: float, threads: str | None) -> None:
     if taken.lost:
         say(f"record: {taken.lost:,} switches were lost: this host is too busy to read them all")
     if untold := sum(taken.untold().values()):
-        say(f"record: the kernel did not tell {untold:,} switches; who then had the CPU is a guess")
+        told = "the kernel did not tell {:,} switches, and its scheduler says when they were"
+        say(f"record: {told.format(untold)}")

@@ -21,6 +21,7 @@ from pvlock.cli.guest_kind import DEFAULT_POLICY, GuestKind, GuestOption, refuse
 from pvlock.cli.knob_options import knob_options
 from pvlock.cli.outputs import refuse_collisions, write_each
 from pvlock.cli.page_file import PageFile, html_option
+from pvlock.cli.profile_files import profile_asked_for, profile_options
 from pvlock.cli.screen import console, paragraph, show
 from pvlock.cli.shared import Status, engine_option, json_output, json_writer
 from pvlock.cli.trace_files import TraceFiles
@@ -32,6 +33,8 @@ _WHY_AUTO = {
     "kvm": "this host has all that it needs",
     "emulator": "kvm cannot run here, see pvlock doctor",
 }
+REPEATS = 5
+"""So often a comparison is made on a real host."""
 _DEFAULTS = {
     "pcpus": f"{Host.pcpus}; with kvm at most those that pvlock may use",
     "policy": f"{Policy.SCHEDULED_OUT}; {Policy.PREEMPTED} for a Linux Image",
@@ -105,6 +108,14 @@ def _option(kinds: GuestKind, *names: str, **attributes: Any) -> Callable[..., A
     help="Type what the script FILE says, when the console says what it waits for.",
 )
 @_option(
+    GuestKind.WORKLOAD,
+    "--repeat",
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    help="With kvm: compare so often, since a real host's runs scatter.  [default: 5; 1 where the"
+    " CPUs are emulated]",
+)
+@_option(
     GuestKind.LOADS,
     "--load",
     metavar="LIST",
@@ -116,9 +127,11 @@ def _option(kinds: GuestKind, *names: str, **attributes: Any) -> Callable[..., A
     "trace_to",
     metavar="FILE",
     help="Write a trace for Perfetto and `pvlock explain`. A workload: two, FILE's name with"
-    " .without and .with in it; its guest records its locks.",
+    " .without and .with in it, of the first comparison; its guest records its locks. A Linux Image"
+    " on the emulator: with the tasks and locks of its own kernel.",
 )
 @html_option("Trace, and write a page for a browser: results, findings, a timeline to zoom into.")
+@profile_options
 def run(
     guest: str,
     kernel: str | None,
@@ -162,7 +175,8 @@ def run(
         settings = Settings(guest, engine=engine, **given)
         say = sys.stderr if json_to == "-" else sys.stdout
         _announce(told, settings, say)
-        _run_workload(settings, engine, json_to, trace_to, html_to, say)
+        _refuse_repeat(engine, options["repeat"])
+        _run_workload(settings, engine, options["repeat"], json_to, trace_to, html_to, say)
         return
     with image.opened(guest, options["load_address"]) as opened:
         kind = GuestKind.LINUX if opened.kind is image.Kind.LINUX else GuestKind.ELF
@@ -172,7 +186,10 @@ def run(
         _announce(told, host, sys.stderr)
         of_files = {f.name: options[f.name] for f in fields(FileOptions) if f.name in options}
         file_options = FileOptions(engine, limit_ns, **of_files)
-        run_file(opened, host, file_options, json_to, trace_to, html_to)
+        profile = profile_asked_for(options)
+        if file_options.system_map and not (profile or trace_to or html_to):
+            raise click.UsageError("--system-map is for --profile, --trace or --html")
+        run_file(opened, host, file_options, json_to, trace_to, html_to, profile)
 
 
 def _is_linux(context: click.Context, guest: str, kernel: str | None) -> bool:
@@ -214,11 +231,18 @@ def _refuse_simulated(given: Mapping[str, Any]) -> None:
             )
 
 
+def _refuse_repeat(engine: str, count: int | None) -> None:
+    if count is not None and engine != "kvm":
+        raise click.UsageError(
+            "--repeat: the emulator's runs repeat to the byte; another --seed gives another run"
+        )
+
+
 def _run_workload(
-    settings: Settings, engine: str, json_to: str | None, trace_to: str | None,
+    settings: Settings, engine: str, repeat: int | None, json_to: str | None, trace_to: str | None,
     html_to: Path | None, say: Any,
 ) -> None:  # fmt: skip
-    from pvlock import report, workload
+    from pvlock import repeats, report, workload
 
     workload.image_of(settings.guest)
     files = TraceFiles(trace_to, workload.RUNS[:2]) if trace_to else None
@@ -226,27 +250,41 @@ def _run_workload(
     write = json_writer(json_to)
     outputs = [one for to in (files, page) if to for one in to.outputs]
     refuse_collisions([*outputs, *json_output(json_to)])
+    found: report.Measured
     with _progress(say) as progress:
-        comparison = workload.compare(settings, progress, trace=bool(files or page))
+        if engine == "kvm":
+            emulated = engines.cpus_are_emulated()
+            count = repeat or (1 if emulated else REPEATS)
+
+            def compare(number: int) -> workload.Comparison:
+                def told(name: str, share: float) -> None:
+                    progress(name if count == 1 else f"{name}, {number + 1} of {count}", share)
+
+                return workload.compare(settings, told, bool(files or page) and number == 0)
+
+            found = repeats.repeat(count, emulated, compare)
+        else:
+            found = report.One(workload.compare(settings, progress, trace=bool(files or page)))
     shown = console(say)
-    table, sentence = report.table(comparison), report.sentence(comparison)
-    if comparison.runs:
+    table, sentence = found.table(), found.sentence()
+    if found.first.runs:
         show(shown, table)
     shown.print("\n" + sentence)
-    traced = [(n, r.events) for n, r in comparison.runs.items() if r.events is not None]
+    runs = found.first.runs.items()
+    traced = [(name, run.events) for name, run in runs if run.events is not None]
 
     def write_page() -> None:
         if page and traced:
             page.write([events for _, events in traced], say, table=table, summary=sentence)
 
     write_each(
-        lambda: write(report.to_json(report.as_dict(comparison, engine))),
+        lambda: write(report.to_json(found.as_dict(engine))),
         *(partial(files.write, name, events, say) for name, events in traced if files),
         write_page,
     )
     if files and traced:
         files.say_what_is_next(say)
-    if comparison.interrupted:
+    if found.interrupted:
         sys.exit(Status.INTERRUPTED)
 
 

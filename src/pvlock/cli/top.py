@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _SHORTEST_NS = 100_000_000
 _SORTS = ("ready", "running", "preemptions", "longest", "pid")
-_LOOK_SECONDS = 0.25
 
 
 class _Interval(click.ParamType[float]):
@@ -235,7 +234,7 @@ def _live(session: "Session", seconds: float, sort: str, vcpus: bool) -> None:
         while True:
             end = time.monotonic() + seconds
             while (left := end - time.monotonic()) > 0:
-                key = pressed(min(left, _LOOK_SECONDS))
+                key = pressed(min(left, session.pause))
                 session.look()
                 if key == "q":
                     return

@@ -290,12 +290,177 @@ class Recording(Protocol):
         """How many records of each VCPU were lost so far; empty if none can be lost."""
 
 
+class Watch(enum.IntFlag):
+    """What is done about a function that is watched."""
+
+    ALWAYS = 1
+    """Each call is recorded."""
+    RETURN = 2
+    """And its return."""
+    WAIT = 4
+    """The call is a wait for the lock at X0. It must have RETURN, too."""
+    AWAITED = 8
+    """A call is recorded only while somebody waits for the lock at X0."""
+    USER = 16
+    """X0 is an address of user space. The lock is at the IPA of it."""
+
+
+READS, WORDS = 6, 2
+"""How many values from memory a record can have, and how many words of a lock can be looked at."""
+SP_REGISTER = 31
+VALUE = 32
+"""The base of a Read that is the first Read's value; VALUE + 1 is the second's, and so on."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """A value in the kernel's memory: `size` bytes (4 or 8) at `offset` from register X`base`."""
+
+    base: int
+    offset: int
+    size: int = 8
+
+
+@dataclass(frozen=True)
+class WatchPoint:
+    """A function of the guest's kernel, at the virtual address `pc`, whose calls are recorded.
+
+    With the record of a call are the values of `reads`. While somebody waits for a lock, its words
+    are looked at: there are WORDS of them, of `word_size` bytes each (4 or 8; 0: none), from X0 on.
+    A change within `word_masks` makes a record.
+    """
+
+    pc: int
+    flags: Watch
+    word_size: int = 0
+    word_masks: tuple[int, int] = (0, 0)
+    reads: tuple[Read, ...] = ()
+
+
+WATCHED = struct.Struct(f"<QQ3QQQ{READS}QIHBB")
+"""What was seen at a point: time in ns, lock, X0 to X2, LR, SP_EL0, the values of its reads, its
+number, VCPU, kind (Seen), and whether the lock is watched no more."""
+
+
+class Seen(enum.IntEnum):
+    """The kinds of records of what is watched."""
+
+    CALL = 0
+    RETURN = 1
+    """X0 to X2, LR and SP_EL0 are those after the return."""
+    WORDS = 2
+    """The words of a lock have changed: the first is in place of X0, the second in place of X1. Of
+    the other fields only time, lock, point and `last` have a meaning."""
+
+
+@runtime_checkable
+class Watching(Protocol):
+    """What an engine also has if functions of a guest's kernel can be watched, at no cost to it."""
+
+    def watch(self, points: Sequence[WatchPoint]) -> None:
+        """Watch these from now on. Raises EngineError where they are too many, or a second time."""
+
+    def take_watched(self) -> tuple[bytes, int]:
+        """Return the records since the last call, packed (WATCHED), and how many were lost.
+
+        They are in the order in which things happened; the times of two VCPUs may be in another, by
+        up to the skew.
+        """
+
+
+@runtime_checkable
+class WatchingRecording(Recording, Watching, Protocol):
+    """A Recording engine that can watch."""
+
+
 @runtime_checkable
 class Live(Recording, Protocol):
     """A Recording engine whose records must be taken while run() is still under way."""
 
     collect: Callable[[int], None] | None
     """What the engine calls, with its time, as run() begins, now and then in it, and as it ends."""
+
+
+class SpinKind(enum.IntEnum):
+    """What a function waits for in which a kernel spins."""
+
+    OWNER = 0
+    """The owner of a lock, which the lock names."""
+    QUEUE = 1
+    """The one before it in the queue of osq_lock()."""
+    HELPER = 2
+    """A function that such functions call: what its caller waits for."""
+
+
+@dataclass(frozen=True)
+class Spin:
+    """A function in which a kernel spins, from `start` to `end`, and how to see what it waits for.
+
+    For SpinKind.OWNER: the address of the lock is in X0 up to the instruction at `moved`, and from
+    then on in X`register`. The word at `owner` in the lock is the address of the owner's task, but
+    for `flags`; with a bit of `readers`, readers own it, and who they are is not known.
+    """
+
+    start: int
+    end: int
+    kind: SpinKind
+    moved: int = 0
+    register: int = 0
+    owner: int = 0
+    flags: int = 0
+    readers: int = 0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a machine is sampled: at each multiple of `period_ns`, each VCPU that has a CPU.
+
+    For a Linux kernel: `user_registers` is how far before its last frame record the registers of
+    the user program are, `queue` where osq_lock() has its nodes, counted from TPIDR_EL1 (None: not
+    known). Without `spins` nobody is asked whom he waits for.
+    """
+
+    period_ns: int
+    user_registers: int = 304
+    queue: int | None = None
+    spins: tuple[Spin, ...] = ()
+
+
+SAMPLE = struct.Struct("<QQQQIHhBBBBI")
+"""A sample is packed as: time in ns, task (SP_EL0; 0 at EL0), LR, owner of the awaited lock (or 0),
+points, VCPU, awaited VCPU (or -1), Awaits, flags (1: it waits in WFE), number of frames in the
+kernel, in user space, instructions from where the block begins to the first frame. That many frames
+of 8 bytes follow: the instruction, then addresses of return, those in the kernel first. `points` is
+for how many multiples of the period in a row it stands."""
+
+
+class Awaits(enum.IntEnum):
+    """What a waiter that spins waits for, at the time of the sample."""
+
+    NOBODY = 0
+    """It does not spin, or for whom is not known; the lock may be free."""
+    RUNNING = 1
+    """A VCPU that has a CPU."""
+    OFF = 2
+    """A VCPU that is off its CPU."""
+    SLEEPING = 3
+    """A task that runs on no VCPU."""
+    READERS = 4
+    """Readers, whoever they are."""
+
+
+@runtime_checkable
+class Sampled(Protocol):
+    """What an engine also has if what its VCPUs do can be sampled, at no cost to the guest."""
+
+    def sample(self, how: Sampling) -> None:
+        """Take samples from now on. Raises EngineError if that is done already."""
+
+    def take_samples(self) -> tuple[bytes, int]:
+        """Return the samples since the last call, packed (SAMPLE), and how many points were lost.
+
+        Those of each VCPU are in order.
+        """
 
 
 class Opener(Protocol):

@@ -21,6 +21,8 @@ SITE = "usr/lib/python3/dist-packages"
 _PACKAGE = Path(__file__).parents[1]
 _LEFT_OUT = re.compile(r"\.(so|dylib|pyc|pth)(\.|$)")
 """Code for this machine's processor, and what Python makes or reads beside the modules."""
+_ALSO_PURE = {"protobuf"}
+"""Packages whose code for a processor is only faster: without it their Python does the same."""
 _SCRIPT = b"#!/usr/bin/python3\nfrom pvlock.__main__ import main\n\nmain()\n"
 
 
@@ -98,14 +100,15 @@ def _add_all(archive: cpio.Writer, path: Path, destination: str) -> None:
         raise ConfigError(f"--add {path}: {error.strerror}") from error
 
 
-def _has_machine_code(distribution: metadata.Distribution) -> bool:
-    return "Root-Is-Purelib: false" in (distribution.read_text("WHEEL") or "")
+def _needs_machine_code(name: str, distribution: metadata.Distribution) -> bool:
+    has = "Root-Is-Purelib: false" in (distribution.read_text("WHEEL") or "")
+    return has and name not in _ALSO_PURE
 
 
 def _required(names: Sequence[str]) -> Iterator[metadata.Distribution]:
     """Yield the distributions of `names`, and all that these require, if they are pure Python.
 
-    Others have code for this machine's processor, which cannot run in the lab. (The emulator needs
+    Others need code for this machine's processor, which cannot run in the lab. (The emulator needs
     such code.) Raises ConfigError if one of `names` is such a one.
     """
     seen: set[str] = set()
@@ -122,11 +125,11 @@ def _required(names: Sequence[str]) -> Iterator[metadata.Distribution]:
             if name in names:
                 raise LabError(f"{name} is not installed: pip install {name}") from error
             continue
-        if name != "pvlock" and _has_machine_code(distribution):
+        if name != "pvlock" and _needs_machine_code(normal, distribution):
             if name in names:
                 raise ConfigError(
-                    f"--with {name}: it has code for this machine's processor, which cannot run in "
-                    f"the lab; Debian's may do: --package python3-{normal}"
+                    f"--with {name}: it needs code for this machine's processor, which cannot run "
+                    f"in the lab; Debian's may do: --package python3-{normal}"
                 )
             continue
         yield distribution

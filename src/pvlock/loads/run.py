@@ -19,6 +19,7 @@ from pvlock.loads import guest
 from pvlock.loads.catalogue import BY_NAME
 from pvlock.loads.guest import Counted, Reader
 from pvlock.machine import Machine
+from pvlock.profile import Profile, Profiler
 
 GUEST = "linux"
 """The name of this guest for `pvlock run`."""
@@ -30,6 +31,8 @@ _PATIENCE_NS = 3_000_000_000
 _STEPS = 20
 _BOOT_NS, _BETWEEN_NS = 150_000_000, 30_000_000
 """For the share that is done: about how long Linux boots, and starts and ends a load."""
+_SETTLED_NS = 20_000_000
+"""So long after a load's end the guest says what it did: init.c has the same number."""
 _NEARLY = 0.99
 _PANIC = "Kernel panic - not syncing"
 
@@ -82,6 +85,8 @@ class Result:
     loads: Mapping[str, Counted]
     refused: Mapping[str, str]
     usage: Usage
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    """What was sampled of each load while its time counted, if the run was profiled."""
 
 
 @dataclass
@@ -101,18 +106,20 @@ def run(
     files: Files,
     progress: workload.Progress = lambda _name, _share: None,
     cancelled: Callable[[], bool] = lambda: False,
+    profiler: Profiler | None = None,
 ) -> Result | None:
     """Run the loads as `name` (one of workload.RUNS) says; return None when `cancelled`.
 
-    Raises ImageError for a kernel that does not use PV-lock, EngineError when the machine, or the
-    guest in it, fails or does not finish.
+    With `profiler` the result has a profile of each load, which changes nothing else. Raises
+    ImageError for a kernel that does not use PV-lock, EngineError when the machine, or the guest in
+    it, fails or does not finish.
     """
     vcpus, pvlock = workload.machine_of(name, settings)
     reader = Reader()
     warmup_ns = settings.duration_ns // _WARMUP
     host = settings.keywords() | {"vcpus": vcpus}
     with Machine(
-        engine=settings.engine, pvlock=pvlock, output=reader,
+        engine=settings.engine, pvlock=pvlock, output=reader, profile=profiler,
         bootargs=guest.bootargs(settings.loads, warmup_ns, settings.duration_ns),
         ram_size=max(_LEAST_RAM, vcpus * _RAM_PER_VCPU), **host,
     ) as machine:  # fmt: skip
@@ -121,6 +128,7 @@ def run(
         patience = _PATIENCE_NS + vcpus * settings.duration_ns + machine.engine.slack_ns
         clock = _Clock(settings)
         now, heard, lines, event = 0, 0, 0, None
+        ends: dict[str, int] = {}
         while event is None:
             if cancelled():
                 return None
@@ -128,6 +136,7 @@ def run(
             event = machine.run(now)
             if reader.lines > lines:
                 lines, heard = reader.lines, now
+                ends = dict.fromkeys(reader.counted, now - _SETTLED_NS) | ends
             if pvlock and reader.pvlock is False:
                 raise ImageError(
                     f"{files.kernel.name}: this kernel does not use PV-lock; "
@@ -140,6 +149,13 @@ def run(
                 )
             progress(name, clock.share(now, len(reader.begun)))
         usage = machine.usage()
+        profiles = {}
+        if profiler is not None:
+            whole = machine.profile()
+            profiles = {
+                load: whole.part(ends[load] - counted.duration_ns, ends[load])
+                for load, counted in reader.counted.items()
+            }
     if event is SystemEvent.RESET:
         raise GuestPanicked(_reason(reader.tail), reader.tail)
     missing = [load for load in settings.loads if load not in reader.counted | reader.refused]
@@ -148,7 +164,7 @@ def run(
     if any(len(counted.operations) != vcpus for counted in reader.counted.values()):
         raise EngineError(f"{GUEST} ({name}): it did not start {vcpus} CPUs")
     progress(name, 1.0)
-    return Result(vcpus, settings.pcpus, pvlock, reader.counted, reader.refused, usage)
+    return Result(vcpus, settings.pcpus, pvlock, reader.counted, reader.refused, usage, profiles)
 
 
 def compare(

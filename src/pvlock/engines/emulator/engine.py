@@ -12,21 +12,24 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import Any
 
 from pvlock.engines.contract import (
     SWITCH,
+    WATCHED,
     Audit,
     Counter,
     EngineConfig,
     Handler,
     HostEvent,
     Mistake,
+    Sampling,
     Switch,
     SystemEvent,
     Usage,
     VcpuUsage,
+    WatchPoint,
     switches_in,
 )
 from pvlock.engines.emulator.protocol import Channel, unpack_error
@@ -170,6 +173,54 @@ class EmulatorEngine:
         taken = bytes(self._recorded)
         self._recorded.clear()
         return taken
+
+    def watch(self, points: Sequence[WatchPoint]) -> None:
+        """See contract.Watching."""
+        self._call(
+            [
+                "watch",
+                [
+                    [p.pc, p.flags, p.word_size, p.word_masks, [astuple(read) for read in p.reads]]
+                    for p in points
+                ],
+            ]
+        )
+
+    def take_watched(self) -> tuple[bytes, int]:
+        """See contract.Watching."""
+        taken, lost = bytearray(), 0
+        while True:
+            try:
+                text, more = self._call(["watched"])
+                part, lost = base64.b64decode(text, validate=True), lost + int(more)
+            except (TypeError, ValueError):
+                part = b"?"
+            if len(part) % WATCHED.size:
+                self.close()
+                raise WorkerDied("it sent nonsense instead of what it watched", None, None)
+            taken += part
+            if not part:
+                return bytes(taken), lost
+
+    def sample(self, how: Sampling) -> None:
+        """See contract.Sampled."""
+        self._call(
+            ["sample", how.period_ns, how.user_registers, how.queue, list(map(astuple, how.spins))]
+        )
+
+    def take_samples(self) -> tuple[bytes, int]:
+        """See contract.Sampled."""
+        taken, lost = bytearray(), 0
+        while True:
+            try:
+                text, more = self._call(["samples"])
+                part, lost = base64.b64decode(text, validate=True), lost + int(more)
+            except (TypeError, ValueError):
+                self.close()
+                raise WorkerDied("it sent nonsense instead of samples", None, None) from None
+            taken += part
+            if not part:
+                return bytes(taken), lost
 
     def close(self) -> None:
         """See contract.Engine."""

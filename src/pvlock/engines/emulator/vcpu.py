@@ -5,6 +5,7 @@ import ctypes as c
 import enum
 from collections.abc import Sequence
 
+from pvlock.engines.contract import READS, WORDS
 from pvlock.engines.emulator import libunicorn as lib
 from pvlock.engines.emulator.stage2 import VTCR_EL2
 from pvlock.engines.registers import EL1H_MASKED, SYSTEM_REGISTERS, key
@@ -72,6 +73,8 @@ class VcpuState(c.Structure):
         ("flush", c.c_uint32),
         ("waiting", c.c_uint32),
         ("timer", Timer * 2),
+        ("limit", c.c_uint64),
+        ("sample_at", c.c_uint64),
         ("event_since", c.c_uint64),
         ("monitored", c.c_void_p),
         ("exclusive", c.c_uint32),
@@ -120,9 +123,97 @@ class VmState(c.Structure):
         ("running", c.c_uint64),
         ("timer_due", c.c_uint64),
         ("exits", c.c_uint64 * len(Exit)),
+        ("watch", c.c_void_p),
+        ("profile", c.c_void_p),
         ("code_flushes", c.c_uint32),
         ("current", c.c_void_p),
         ("pristine", c.c_void_p),
+    )
+
+
+class WatchRead(c.Structure):
+    """`struct watch_read` of native/emulator.h."""
+
+    _fields_ = (
+        ("offset", c.c_int32),
+        ("base", c.c_uint8),
+        ("size", c.c_uint8),
+        ("reserved", c.c_uint16),
+    )
+
+
+class WatchPoint(c.Structure):
+    """`struct watch_point` of native/emulator.h."""
+
+    _fields_ = (
+        ("pc", c.c_uint64),
+        ("flags", c.c_uint32),
+        ("word_size", c.c_uint32),
+        ("word_mask", c.c_uint64 * WORDS),
+        ("reads", WatchRead * READS),
+    )
+
+
+class WatchRecord(c.Structure):
+    """`struct watch_record` of native/emulator.h; contract.WATCHED is the same."""
+
+    _fields_ = (
+        ("time", c.c_uint64),
+        ("lock", c.c_uint64),
+        ("x", c.c_uint64 * 3),
+        ("lr", c.c_uint64),
+        ("task", c.c_uint64),
+        ("value", c.c_uint64 * READS),
+        ("point", c.c_uint32),
+        ("vcpu", c.c_uint16),
+        ("kind", c.c_uint8),
+        ("last", c.c_uint8),
+    )
+
+
+class SpinState(c.Structure):
+    """`struct spin` of native/emulator.h: a function in which a kernel spins."""
+
+    _fields_ = (
+        ("start", c.c_uint64),
+        ("end", c.c_uint64),
+        ("moved", c.c_uint64),
+        ("kind", c.c_uint32),
+        ("reg", c.c_uint32),
+        ("owner", c.c_uint64),
+        ("flags", c.c_uint64),
+        ("readers", c.c_uint64),
+    )
+
+
+class ProfileState(c.Structure):
+    """`struct profile_setup` of native/emulator.h: what to sample, and how often."""
+
+    _fields_ = (
+        ("period", c.c_uint64),
+        ("user_registers", c.c_uint64),
+        ("queue", c.c_uint64),
+        ("spins", c.c_void_p),
+        ("spin_count", c.c_uint64),
+    )
+
+
+class SampleState(c.Structure):
+    """`struct sample` of native/emulator.h, without the frames that follow it."""
+
+    _fields_ = (
+        ("time", c.c_uint64),
+        ("task", c.c_uint64),
+        ("lr", c.c_uint64),
+        ("owner", c.c_uint64),
+        ("points", c.c_uint32),
+        ("vcpu", c.c_uint16),
+        ("awaited", c.c_int16),
+        ("awaits", c.c_uint8),
+        ("flags", c.c_uint8),
+        ("kernel", c.c_uint8),
+        ("user", c.c_uint8),
+        ("into", c.c_uint32),
     )
 
 
@@ -133,6 +224,12 @@ STRUCTURES: dict[str, type[c.Structure]] = {
     "cpu": CpuState,
     "slot": SlotState,
     "vm": VmState,
+    "watch_read": WatchRead,
+    "watch_point": WatchPoint,
+    "watch_record": WatchRecord,
+    "spin": SpinState,
+    "profile_setup": ProfileState,
+    "sample": SampleState,
 }
 """The structures that this file restates, by their names in native/emulator.h."""
 

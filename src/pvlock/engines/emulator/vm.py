@@ -19,8 +19,10 @@ from pvlock.engines.contract import (
     EngineConfig,
     Placement,
     Ready,
+    Sampling,
     Switch,
     SystemEvent,
+    WatchPoint,
     pack,
 )
 from pvlock.engines.emulator import libunicorn as lib
@@ -28,6 +30,7 @@ from pvlock.engines.emulator import psci
 from pvlock.engines.emulator.eevdf import EevdfScheduler
 from pvlock.engines.emulator.exits import Ask, Exits, Post
 from pvlock.engines.emulator.gic import Gic
+from pvlock.engines.emulator.profile import Profile
 from pvlock.engines.emulator.scheduler import Place, Scheduler, ScriptedScheduler
 from pvlock.engines.emulator.stage2 import Stage2
 from pvlock.engines.emulator.vcpu import (
@@ -41,6 +44,7 @@ from pvlock.engines.emulator.vcpu import (
     check_layout,
     create,
 )
+from pvlock.engines.emulator.watch import Watch
 from pvlock.engines.emulator.yields import DirectedYield
 from pvlock.errors import EngineError, GuestStalled, StateError
 
@@ -125,6 +129,8 @@ class Vm:
         self.event: SystemEvent | None = None
         self._exits_here: Counter[str] = Counter()
         self._recorded = bytearray()
+        self._watch: Watch | None = None
+        self._profile: Profile | None = None
         self._random = random.Random(config.seed)
         self.scheduler = self._schedule()
         self._exits = Exits(self, config, self.scheduler, self.gic, self.psci, ask, post)
@@ -186,6 +192,10 @@ class Vm:
                 self.config.quantum_ns,
                 min(due, until),
             )
+            if self._watch is not None:
+                self._watch.drain()
+            if self._profile is not None:
+                self._profile.drain()
             if cpu < 0:
                 # All CPUs reached the edge, which is where the next step begins.
                 self._edge.value += self.config.quantum_ns
@@ -214,6 +224,22 @@ class Vm:
         taken = bytes(self._recorded[:_MOST_RECORDED])
         del self._recorded[:_MOST_RECORDED]
         return taken
+
+    def watch(self, points: Sequence[WatchPoint]) -> None:
+        """Watch functions of the guest's kernel. Raises EngineError."""
+        self._watch = Watch(self._vm, points)
+
+    def take_watched(self) -> tuple[bytes, int]:
+        """Return the oldest records of what is watched, and how many were lost; forget them."""
+        return (b"", 0) if self._watch is None else self._watch.take()
+
+    def sample(self, how: Sampling) -> None:
+        """Take samples from now on. Raises EngineError if that is done already."""
+        self._profile = Profile(self._vm, how, self.now)
+
+    def take_samples(self) -> tuple[bytes, int]:
+        """Return the oldest samples, and how many points were lost, and forget them."""
+        return (b"", 0) if self._profile is None else self._profile.take()
 
     # -- what an exit may ask for (exits.Host) --
 
@@ -269,11 +295,15 @@ class Vm:
 
     def assign(self, cpu: int, vcpu: int | None, now: int, deadline: int) -> None:
         """Put a VCPU on a CPU (scheduler.Cpus)."""
-        slot = self.cpus[cpu]
+        slot, before = self.cpus[cpu], self._on[cpu]
+        if self._profile is not None and before is not None and before != vcpu:
+            self._profile.leave(self.vcpus[before], slot.now)
         slot.vcpu = None if vcpu is None else self._pointers[vcpu]
         slot.now, slot.deadline = max(now, slot.now), deadline
-        if vcpu is not None and vcpu != self._on[cpu]:
+        if vcpu is not None and vcpu != before:
             self._entered(cpu, vcpu)
+            if self._profile is not None:
+                self._profile.enter(self.vcpus[vcpu], slot.now)
         self._on[cpu] = vcpu
         if vcpu is not None and vcpu in self._stolen:
             # Added, not set: PV_TIME_ST zeroes the structure, and counting begins there.
