@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Judges all derived mutants: python -m mutants RESULTS [--jobs N] [--only WORD].
+
+RESULTS gets a line of JSON for each. A mutant that has a line there is not judged again, so the
+run can be stopped and goes on where it was. --only, which may repeat, chooses the mutants in whose words WORD occurs.
+At the end it prints the survivors that docs/mutants.md does not explain; the status is 1 then.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mutants import derive, in_place
+from mutants.derive import Derived
+from mutants.survivors import SURVIVORS
+
+_SECONDS = 1800
+_ENDED = "(ended by a signal)"
+
+
+def result_of(mutant: Derived) -> dict[str, str]:
+    """Judge a mutant in a process of its own; empty if it survives."""
+    variable = f"{mutant.module}:{mutant.place}:{mutant.variant}"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "mutants.judge"],
+            env=os.environ
+            | {in_place.VARIABLE: variable, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            capture_output=True, text=True, timeout=_SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return {"case": "(does not end)", "why": f"after {_SECONDS} s"}
+    if done.returncode < 0:
+        return {"case": _ENDED, "why": f"signal {-done.returncode}"}
+    if done.returncode:
+        return {"case": "(does not run)", "why": done.stderr.strip().split("\n")[-1]}
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
+
+
+def known(results: Path) -> dict[str, dict[str, str]]:
+    if not results.exists():
+        return {}
+    lines = results.read_text(encoding="utf-8").splitlines()
+    return {entry.pop("mutant"): entry for entry in map(json.loads, lines)}
+
+
+def chosen(words: Iterable[str]) -> list[Derived]:
+    every = [mutant for module in derive.MODULES for mutant in derive.mutants(module)]
+    return [m for m in every if not words or any(word in m.key for word in words)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="mutants")
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--only", metavar="WORD", action="append", default=[])
+    arguments = parser.parse_args()
+    found = known(arguments.results)
+    mutants = chosen(arguments.only)
+    rest = [mutant for mutant in mutants if mutant.key not in found]
+    print(f"{len(mutants)} mutants, {len(rest)} of them not judged yet", flush=True)
+    with (
+        arguments.results.open("a", encoding="utf-8") as results,
+        ThreadPoolExecutor(arguments.jobs) as pool,
+    ):
+        for number, (mutant, result) in enumerate(
+            zip(rest, pool.map(result_of, rest), strict=True), 1
+        ):
+            found[mutant.key] = result
+            results.write(json.dumps({"mutant": mutant.key, **result}, ensure_ascii=False) + "\n")
+            results.flush()
+            print(f"{number}/{len(rest)} {mutant.key}: {result.get('case', 'SURVIVES')}", flush=True)
+    survivors = [mutant.key for mutant in mutants if not found[mutant.key]]
+    new = [key for key in survivors if key not in SURVIVORS]
+    print(f"{len(mutants) - len(survivors)} of {len(mutants)} are noticed, {len(new)} survivors are new")
+    print("".join(f"{key}\n" for key in new), end="")
+    return 1 if new else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
