@@ -2,8 +2,9 @@
 """Judges all derived mutants: python -m mutants RESULTS [--jobs N] [--only WORD].
 
 RESULTS gets a line of JSON for each. A mutant that has a line there is not judged again, so the
-run can be stopped and goes on where it was. --only, which may repeat, chooses the mutants in whose words WORD occurs.
-At the end it prints the survivors that docs/mutants.md does not explain; the status is 1 then.
+run can be stopped and goes on where it was. --only, which may repeat, chooses the mutants in whose
+words WORD occurs. At the end it prints the survivors that docs/mutants.md does not explain; the
+status is 1 then.
 """
 
 import argparse
@@ -75,10 +76,13 @@ def main() -> int:
             found[mutant.key] = result
             results.write(json.dumps({"mutant": mutant.key, **result}, ensure_ascii=False) + "\n")
             results.flush()
-            print(f"{number}/{len(rest)} {mutant.key}: {result.get('case', 'SURVIVES')}", flush=True)
+            print(
+                f"{number}/{len(rest)} {mutant.key}: {result.get('case', 'SURVIVES')}", flush=True
+            )
     survivors = [mutant.key for mutant in mutants if not found[mutant.key]]
     new = [key for key in survivors if key not in SURVIVORS]
-    print(f"{len(mutants) - len(survivors)} of {len(mutants)} are noticed, {len(new)} survivors are new")
+    noticed = len(mutants) - len(survivors)
+    print(f"{noticed} of {len(mutants)} are noticed, {len(new)} survivors are new")
     print("".join(f"{key}\n" for key in new), end="")
     return 1 if new else 0
 

@@ -6,7 +6,6 @@ stood there, what stands there now), so that a survivor stays known while other 
 """
 
 import ast
-import copy
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -37,6 +36,7 @@ _MEMBERS = {
     "HostEvent": ("IN", "SLICE", "YIELD", "WFI", "OFF", "SCRIPT"),
     "Policy": ("SCHEDULED_OUT", "PREEMPTED"),
 }
+_TYPES = ("annotation", "returns", "decorator_list", "bases", "type_params")
 _CONDITIONS = (ast.If, ast.While, ast.IfExp)
 
 
@@ -82,35 +82,26 @@ def mutants(module: str) -> tuple[Derived, ...]:
     for place, node in enumerate(ast.walk(tree)):
         if not owners.may_change(node):
             continue
-        for variant in range(len(list(_changes(node)))):
-            changed = _changed(tree, place, variant)
-            after_owners = _Owners(changed)
-            after_node = list(ast.walk(changed))[place] if _in_place(node) else None
-            before = owners.text(node)
-            after = "nothing" if after_node is None else after_owners.text(after_node)
+        for variant, change in enumerate(_changes(node)):
+            before, after = owners.text(node), "nothing"
+            if change.field:
+                old = getattr(node, change.field)
+                setattr(node, change.field, change.value)
+                after = owners.text(node)
+                setattr(node, change.field, old)
             function = owners.function(node)
             which = words[function, before, after]
             words[function, before, after] += 1
-            found.append(
-                Derived(module, function, before, after, which, owners.line(node), place, variant)
-            )
+            line = owners.line(node)
+            found.append(Derived(module, function, before, after, which, line, place, variant))
     return tuple(sorted(found, key=lambda mutant: (mutant.line, mutant.place, mutant.variant)))
 
 
 def changed(module: str, place: int, variant: int) -> ast.Module:
     """Return the program of the mutant of `module` that has this place and variant."""
-    return _changed(ast.parse(source(module)), place, variant)
-
-
-def _in_place(node: ast.AST) -> bool:
-    return not isinstance(node, ast.stmt) or isinstance(node, (*_CONDITIONS, ast.AugAssign))
-
-
-def _changed(tree: ast.Module, place: int, variant: int) -> ast.Module:
-    tree = copy.deepcopy(tree)
+    tree = ast.parse(source(module))
     node = list(ast.walk(tree))[place]
-    change = list(_changes(node))[variant]
-    change.apply(tree, node)
+    list(_changes(node))[variant].apply(tree, node)
     return ast.fix_missing_locations(tree)
 
 
@@ -167,8 +158,8 @@ def _changes(node: ast.AST) -> Iterator[_Change]:
         case ast.AugAssign(op=op):
             yield _Change("op", _OPERATIONS[type(op)]())
             yield _Change("", None)
-        case ast.Return(value=ast.expr() as value) if not _is_none(value):
-            yield _Change("value", ast.copy_location(ast.Constant(None), value))
+        case ast.Return(value=ast.expr() as returned) if not _is_none(returned):
+            yield _Change("value", ast.copy_location(ast.Constant(None), returned))
         case ast.Expr() | ast.Continue() | ast.Break() | ast.Delete() | ast.Raise():
             yield _Change("", None)
         case ast.Return(value=None):
@@ -222,15 +213,7 @@ class _Owners:
             for child in value if isinstance(value, list) else [value]:
                 if isinstance(child, ast.AST):
                     self._enter(child, function, statement)
-                    if id(node) in self._fixed and self._is_whole(node):
-                        self._fix(child)
-                    elif name in (
-                        "annotation",
-                        "returns",
-                        "decorator_list",
-                        "bases",
-                        "type_params",
-                    ):
+                    if self._never_changes(node) or name in _TYPES:
                         self._fix(child)
 
     def _never_changes(self, node: ast.AST) -> bool:
@@ -238,9 +221,6 @@ class _Owners:
         is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         fixed = (ast.Import, ast.ImportFrom, ast.Assert, ast.JoinedStr)
         return is_text or isinstance(node, fixed)
-
-    def _is_whole(self, node: ast.AST) -> bool:
-        return self._never_changes(node)
 
     def _fix(self, node: ast.AST) -> None:
         self._fixed |= {id(each) for each in ast.walk(node)}

@@ -4,6 +4,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -183,13 +184,15 @@ def test_the_command(may_watch: None, cpu: int, tmp_path: Path) -> None:
     with Worker("filmed", cpu) as worker:
         worker.do("spin 120")
         command = [*PVLOCK, "record", "-o", str(path), "--seconds", "1", "--threads", "filmed"]
+        begin = time.monotonic_ns()
         done = subprocess.run(command, capture_output=True, text=True, check=True)
+        took = time.monotonic_ns() - begin
     said = done.stderr.splitlines()
     assert done.stdout.startswith(f"{path}: ") and said.pop(0) == "pvlock: record: 1 s ..."
     assert all(line.startswith("pvlock: record: the kernel did not tell ") for line in said)
     events = perfetto.read(path)
     assert "filmed" in events.names.values()
-    assert events.end == pytest.approx(10**9, rel=0.5)
+    assert 0.9 * 10**9 <= events.end <= took
 
 
 def test_wrong_input(may_watch: None, tmp_path: Path) -> None:

@@ -122,7 +122,8 @@ def test_threads_that_come_and_go(watcher: Watcher, cpu: int) -> None:
     found = by_pid(before, last)[pid]
     adds_up(found)
     assert not found.thread.alive and found.thread.at <= at_end
-    assert found.running > 0.15 * 10**9
+    # By the clock it spun for 0.2 s, with a CPU or, where it is not real-time, without one.
+    assert found.running + found.ready > 0.15 * 10**9
     assert pid not in by_pid(last, watcher.snapshot())
     for _ in range(3):
         with Worker("next", cpu) as other:
