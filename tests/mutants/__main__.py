@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Judges all derived mutants: python -m mutants RESULTS [--jobs N] [--only WORD].
+"""Judges all derived mutants: python -m mutants RESULTS [--jobs N] [--quick] [--only WORD].
 
 RESULTS gets a line of JSON for each. A mutant that has a line there is not judged again, so the
-run can be stopped and goes on where it was. --only, which may repeat, chooses the mutants in whose
+run can be stopped and goes on where it was. --quick runs the cases that are likely to fail, and
+leaves the survivors to a run without it. --only, which may repeat, chooses the mutants in whose
 words WORD occurs. At the end it prints the survivors that docs/mutants.md does not explain; the
 status is 1 then.
 """
@@ -13,7 +14,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from mutants import derive, in_place
@@ -24,12 +25,12 @@ _SECONDS = 1800
 _ENDED = "(ended by a signal)"
 
 
-def result_of(mutant: Derived) -> dict[str, str]:
+def result_of(mutant: Derived, quick: bool) -> dict[str, str]:
     """Judge a mutant in a process of its own; empty if it survives."""
     variable = f"{mutant.module}:{mutant.place}:{mutant.variant}"
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "mutants.judge"],
+            [sys.executable, "-m", "mutants.judge", *(["quick"] if quick else [])],
             env=os.environ
             | {in_place.VARIABLE: variable, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             capture_output=True, text=True, timeout=_SECONDS, check=False,
@@ -60,6 +61,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="mutants")
     parser.add_argument("results", type=Path)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", metavar="WORD", action="append", default=[])
     arguments = parser.parse_args()
     found = known(arguments.results)
@@ -70,12 +72,14 @@ def main() -> int:
         arguments.results.open("a", encoding="utf-8") as results,
         ThreadPoolExecutor(arguments.jobs) as pool,
     ):
-        for number, (mutant, result) in enumerate(
-            zip(rest, pool.map(result_of, rest), strict=True), 1
-        ):
+        futures = {pool.submit(result_of, mutant, arguments.quick): mutant for mutant in rest}
+        for number, future in enumerate(as_completed(futures), 1):
+            mutant, result = futures[future], future.result()
             found[mutant.key] = result
-            results.write(json.dumps({"mutant": mutant.key, **result}, ensure_ascii=False) + "\n")
-            results.flush()
+            if result or not arguments.quick:
+                entry = {"mutant": mutant.key, **result}
+                results.write(json.dumps(entry, ensure_ascii=False) + "\n")
+                results.flush()
             print(
                 f"{number}/{len(rest)} {mutant.key}: {result.get('case', 'SURVIVES')}", flush=True
             )

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
+from unittest import mock
 
 from mutants import derive
 
@@ -50,8 +51,21 @@ def install() -> None:
     sys.meta_path.insert(0, _Finder(module, _Loader(module, int(place), int(variant))))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the worker; the first mistake that the audit finds ends it, as no more are needed."""
     install()
-    from pvlock.engines.emulator import worker
+    from pvlock.engines.emulator import audit, worker
+    from pvlock.errors import EngineError
 
-    worker.main()
+    note = audit.AuditedVm._note
+
+    def stop(self: audit.AuditedVm, what: str, vcpu: int, found: int, wanted: int) -> None:
+        note(self, what, vcpu, found, wanted)
+        raise EngineError(f"every-switch or every-wait: {self.audit().mistakes[0]}")
+
+    with mock.patch.object(audit.AuditedVm, "_note", stop):
+        worker.main()
+
+
+if __name__ == "__main__":
+    main()

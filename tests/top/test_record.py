@@ -161,10 +161,12 @@ def test_every_switch_is_in_it(may_watch: None, cpu: int, tmp_path: Path) -> Non
         perfetto.write(file, events)
     assert perfetto.read(path).time.tolist() == events.time.tolist()
     vms = {vm.name: vm for vm in host.find(events)}
-    assert events.settings["watched"] == 3
+    # There may be VCPUs of somebody else's VMs on this host, too.
+    watched = events.settings["watched"]
+    assert isinstance(watched, int)
+    rows = {events.vcpu_name(row): row for row in range(watched)}
     for number, (each, switches) in enumerate(zip(taped, counted, strict=True)):
-        assert events.vcpu_name(number) == f"taped{number}:{each.pid}"
-        mine = events.kind[events.vcpu == number].tolist()
+        mine = events.kind[events.vcpu == rows[f"taped{number}:{each.pid}"]].tolist()
         assert mine.count(Kind.SCHED_IN) == switches
         found, sums = vms[f"taped{number}"], summed[each.pid]
         # It sleeps at both ends, which are for the trace when all sums have been read.

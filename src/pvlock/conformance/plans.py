@@ -27,7 +27,7 @@ _BRISK_NS = 20_000
 _SETTLE = "settle=100000"
 """On a simulated host a flag that will change does so at once."""
 _BRISK = f"still={_BRISK_NS // 2} strict=1 {_SETTLE}"
-_SWITCHING = 7, 3
+SWITCHING = 7, 3
 """VCPUs and CPUs of a machine on which every way to lose a CPU and to get one is frequent."""
 MANY = 66, 3
 """VCPUs with four values of Aff1, whose structures take more than a page; and their CPUs."""
@@ -107,7 +107,7 @@ def plans(
         options = {"policy": policy, "slice_ns": _BRISK_NS}
         yield Plan(
             f"{policy}, brisk", claims, options, f"live=8 {_BRISK}",
-            needed=frozenset({"BRISK"}), size=_SWITCHING, drives=_DRIVES_LIVES,
+            needed=frozenset({"BRISK"}), size=SWITCHING, drives=_DRIVES_LIVES,
         )  # fmt: skip
         yield Plan(
             f"{policy}, {MANY[0]} VCPUs", claims, options, f"live=3 {_BRISK}",
