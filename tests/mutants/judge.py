@@ -75,8 +75,9 @@ def judge(module: str, quick: bool) -> dict[str, str]:
                 look("", userspace.check(OtherVm))
             look("", conformance.run(make, Policy.PREEMPTED, first, user_space=False))
             few = False
-            for number, policy in enumerate(() if quick else Policy):
-                look(policy, conformance.run(make, policy, user_space=number == 0))
+            for policy in () if quick else Policy:
+                # The checks of user space run no VCPU; the others have had them above.
+                look(policy, conformance.run(make, policy, user_space=False))
     except _Found as found:
         return dict(zip(("case", "policy", "why"), map(str, found.args), strict=True))
     return {}
