@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Judges all derived mutants: python -m mutants RESULTS [--jobs N] [--quick] [--only WORD].
 
-RESULTS gets a line of JSON for each. A mutant that has a line there is not judged again, so the
-run can be stopped and goes on where it was. --quick runs the cases that are likely to fail, and
+RESULTS gets a line for each (results.py). A mutant that has a line there is not judged again, so
+the run can be stopped and goes on where it was. --quick runs the cases that are likely to fail, and
 leaves the survivors to a run without it. --only, which may repeat, chooses the mutants in whose
 words WORD occurs. At the end it prints the survivors that docs/mutants.md does not explain; the
 status is 1 then.
@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from mutants import derive, in_place
+from mutants import derive, in_place, results
 from mutants.derive import Derived
 from mutants.survivors import SURVIVORS
 
@@ -25,8 +25,8 @@ _SECONDS = 1800
 _ENDED = "(ended by a signal)"
 
 
-def result_of(mutant: Derived, quick: bool) -> dict[str, str]:
-    """Judge a mutant in a process of its own; empty if it survives."""
+def result_of(mutant: Derived, quick: bool) -> results.Result:
+    """Judge a mutant in a process of its own."""
     variable = f"{mutant.module}:{mutant.place}:{mutant.variant}"
     try:
         done = subprocess.run(
@@ -41,15 +41,8 @@ def result_of(mutant: Derived, quick: bool) -> dict[str, str]:
         return {"case": _ENDED, "why": f"signal {-done.returncode}"}
     if done.returncode:
         return {"case": "(does not run)", "why": done.stderr.strip().split("\n")[-1]}
-    found: dict[str, str] = json.loads(done.stdout)
-    return found
-
-
-def known(results: Path) -> dict[str, dict[str, str]]:
-    if not results.exists():
-        return {}
-    lines = results.read_text(encoding="utf-8").splitlines()
-    return {entry.pop("mutant"): entry for entry in map(json.loads, lines)}
+    found: results.Result = json.loads(done.stdout)
+    return found or {"survives": results.QUICK if quick else results.ALL}
 
 
 def chosen(words: Iterable[str]) -> list[Derived]:
@@ -64,26 +57,25 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", metavar="WORD", action="append", default=[])
     arguments = parser.parse_args()
-    found = known(arguments.results)
+    found = results.read(arguments.results)
     mutants = chosen(arguments.only)
-    rest = [mutant for mutant in mutants if mutant.key not in found]
+    done = (results.QUICK, results.ALL) if arguments.quick else (results.ALL,)
+    rest = [
+        mutant
+        for mutant in mutants
+        if (result := found.get(mutant.key)) is None or result.get("survives", done[0]) not in done
+    ]
     print(f"{len(mutants)} mutants, {len(rest)} of them not judged yet", flush=True)
-    with (
-        arguments.results.open("a", encoding="utf-8") as results,
-        ThreadPoolExecutor(arguments.jobs) as pool,
-    ):
+    with ThreadPoolExecutor(arguments.jobs) as pool:
         futures = {pool.submit(result_of, mutant, arguments.quick): mutant for mutant in rest}
         for number, future in enumerate(as_completed(futures), 1):
             mutant, result = futures[future], future.result()
             found[mutant.key] = result
-            if result or not arguments.quick:
-                entry = {"mutant": mutant.key, **result}
-                results.write(json.dumps(entry, ensure_ascii=False) + "\n")
-                results.flush()
+            results.add(arguments.results, mutant.key, result)
             print(
                 f"{number}/{len(rest)} {mutant.key}: {result.get('case', 'SURVIVES')}", flush=True
             )
-    survivors = [mutant.key for mutant in mutants if not found[mutant.key]]
+    survivors = [mutant.key for mutant in mutants if "survives" in found[mutant.key]]
     new = [key for key in survivors if key not in SURVIVORS]
     noticed = len(mutants) - len(survivors)
     print(f"{noticed} of {len(mutants)} are noticed, {len(new)} survivors are new")

@@ -181,7 +181,7 @@ class _Owners:
 
     def __init__(self, tree: ast.Module) -> None:
         self._function: dict[int, str] = {}
-        self._statement: dict[int, ast.stmt] = {}
+        self._statement: dict[int, ast.stmt | ast.match_case] = {}
         self._fixed: set[int] = set()
         self._enter(tree, "", None)
 
@@ -192,15 +192,17 @@ class _Owners:
         return id(node) not in self._fixed
 
     def line(self, node: ast.AST) -> int:
-        return self._statement[id(node)].lineno
+        statement = self._statement[id(node)]
+        return (statement if isinstance(statement, ast.stmt) else statement.pattern).lineno
 
     def text(self, node: ast.AST) -> str:
         """The statement that holds the node: the first line of it, if it has a body."""
-        statement = self._statement[id(node)]
-        return ast.unparse(statement).split("\n")[0]
+        return ast.unparse(self._statement[id(node)]).strip().split("\n")[0]
 
-    def _enter(self, node: ast.AST, function: str, statement: ast.stmt | None) -> None:
-        if isinstance(node, ast.stmt):
+    def _enter(
+        self, node: ast.AST, function: str, statement: ast.stmt | ast.match_case | None
+    ) -> None:
+        if isinstance(node, ast.stmt | ast.match_case):
             statement = node
         self._function[id(node)] = function
         if statement is not None:

@@ -6,7 +6,6 @@ judge this program; what judges it here are ordinary threads in place of VCPUs, 
 an independent program records. RESULTS is as for `python -m mutants`: the run goes on where it was.
 """
 
-import json
 import os
 import re
 import shutil
@@ -21,6 +20,7 @@ from pathlib import Path
 import build_native
 
 from asm import ROOT
+from mutants import results
 from mutants.survivors import OF_THE_PUBLISHER
 
 SOURCE = ROOT / "bpf" / "publisher.bpf.c"
@@ -87,8 +87,8 @@ def _derive(lines: list[str]) -> Iterator[tuple[int, str, str, str]]:
             yield number, function, line, "\t;" if under_if else "nothing"
 
 
-def result_of(mutant: Derived) -> dict[str, str]:
-    """Build the mutant in a copy of this tree, and run the tests there; empty if it survives."""
+def result_of(mutant: Derived) -> results.Result:
+    """Build the mutant in a copy of this tree, and run the tests there."""
     with tempfile.TemporaryDirectory() as name:
         tree = Path(name)
         for folder in ("src", "tests", "bpf"):
@@ -113,30 +113,23 @@ def result_of(mutant: Derived) -> dict[str, str]:
         except subprocess.TimeoutExpired:
             return {"case": "(does not end)"}
     if done.returncode == 0:
-        return {}
+        return {"survives": results.ALL}
     failed = re.search(r"^(?:FAILED|ERROR) \S+::(\S+)", done.stdout, re.MULTILINE)
     return {"case": failed[1] if failed else "(does not run)"}
 
 
 def main() -> int:
-    results = Path(sys.argv[1])
-    found: dict[str, dict[str, str]] = {}
-    if results.exists():
-        for line in results.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            found[entry.pop("mutant")] = entry
+    path = Path(sys.argv[1]).resolve()
+    found = results.read(path)
     every = mutants()
     for number, mutant in enumerate(every, 1):
         if mutant.key in found:
             continue
-        found[mutant.key] = result_of(mutant)
-        with results.open("a", encoding="utf-8") as file:
-            entry = {"mutant": mutant.key, **found[mutant.key]}
-            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-        case = found[mutant.key].get("case", "SURVIVES")
-        print(f"{number}/{len(every)} {mutant.key}: {case}", flush=True)
-    new = [m.key for m in every if not found[m.key] and m.key not in OF_THE_PUBLISHER]
-    print(f"{sum(map(bool, found.values()))} of {len(every)} are noticed")
+        found[mutant.key] = result = result_of(mutant)
+        results.add(path, mutant.key, result)
+        print(f"{number}/{len(every)} {mutant.key}: {result.get('case', 'SURVIVES')}", flush=True)
+    new = [m.key for m in every if "survives" in found[m.key] and m.key not in OF_THE_PUBLISHER]
+    print(f"{len(every) - len(results.survivors(found))} of {len(every)} are noticed")
     print("".join(f"{key}\n" for key in new), end="")
     return 1 if new else 0
 
