@@ -3,10 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE := build_native.py $(shell find guest bpf native -type f)
+NATIVE := build_native.py $(shell find guest bpf native linux/loads -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench fuzz mutants native clean
+.PHONY: help run test check bench fuzz mutants native site clean
 
 help:
 	@echo "make run    set up and compare a lock with and without PV-lock"
@@ -16,6 +16,7 @@ help:
 	@echo "make fuzz   run hostile guests, 10 million operations; FUZZ='--seed 7' and so on"
 	@echo "make mutants judge wrong hypervisors that are derived from the code; half an hour of a CPU"
 	@echo "make native compile the guests and the helper again after a change"
+	@echo "make site   write the documents as a site to build/site"
 
 $(VENV)/made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -25,7 +26,7 @@ $(VENV)/made:
 	@touch $@
 
 # Editable, so that a change of the Python code needs no new installation.
-$(VENV)/installed: $(VENV)/made pyproject.toml $(NATIVE)
+$(VENV)/installed: $(VENV)/made pyproject.toml bin/pvlock $(NATIVE)
 	@echo "setting up (a minute or two, once) ..."
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
@@ -61,6 +62,11 @@ fuzz: $(VENV)/installed
 
 mutants: $(VENV)/developed
 	cd tests && PYTHONPATH=.:.. ../$(BIN)/python -m mutants mutants/results.jsonl $(MUTANTS)
+
+site: $(VENV)/made
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r site/requirements.txt
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --config-file site/mkdocs.yml
+	@echo "build/site/index.html"
 
 native: $(VENV)/developed
 	$(BIN)/python build_native.py

@@ -34,6 +34,7 @@ GUEST_FLAGS = [
 ]
 
 TRACED = ["-DPVLOCK_TRACE"]
+HINTED = ["-DPVLOCK_HINT"]
 ELF_EXECUTABLE = 2
 """The e_type of an ELF file that has a fixed address."""
 
@@ -61,8 +62,8 @@ def trace_sources() -> list[Path]:
 def build_guests() -> None:
     """Build every guest/payloads/NAME.c with the harness into src/pvlock/guests/NAME.elf.
 
-    A second file, NAME.traced.elf, records events. There are two so that NAME.elf has no
-    instruction that is there for traces.
+    A second file, NAME.traced.elf, records events, and a third, NAME.hinted.elf, tells the
+    hypervisor whom it waits for. So NAME.elf has no instruction that is there for either.
     """
     harness = GUEST / "harness" / "workload.c"
     for source in sorted((GUEST / "payloads").glob("*.c")):
@@ -70,6 +71,11 @@ def build_guests() -> None:
         build_guest(sources, OUT / "guests" / f"{source.stem}.elf")
         build_guest(
             [*sources, *trace_sources()], OUT / "guests" / f"{source.stem}.traced.elf", TRACED
+        )
+        build_guest(
+            [*sources, GUEST / "hint" / "hint.c"],
+            OUT / "guests" / f"{source.stem}.hinted.elf",
+            HINTED,
         )
 
 
@@ -100,6 +106,15 @@ def build_conformance() -> None:
         offset, address, _, size = struct.unpack_from("<4Q", data, header + 8)
         image += bytes(address - len(image)) + data[offset : offset + size]
     elf.with_suffix(".Image").write_bytes(image)
+
+
+def build_loads() -> None:
+    """Build linux/loads/, the first process of a Linux guest, with musl: it needs no library."""
+    output = OUT / "loads" / "loads.elf"
+    command = [*ZIG_CC, "-target", "aarch64-linux-musl", "-static", *WARNINGS]
+    command += ["-O2", "-g0", "-s", "-fno-sanitize=all"]
+    sources = map(str, sorted((ROOT / "linux" / "loads").glob("*.c")))
+    subprocess.run([*command, *sources, "-o", str(output)], check=True)
 
 
 def build_bpf(source: Path, output: Path) -> None:
@@ -147,6 +162,7 @@ class CustomBuildHook(Hook):  # type: ignore[type-arg]
         build_guests()
         build_fuzzer()
         build_conformance()
+        build_loads()
         build_publisher()
         build_helper()
         if version != "editable":
@@ -166,5 +182,6 @@ if __name__ == "__main__":
     build_guests()
     build_fuzzer()
     build_conformance()
+    build_loads()
     build_helper()
     build_publisher()

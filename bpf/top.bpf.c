@@ -34,6 +34,9 @@
 /* STATES in src/pvlock/top/slots.py. */
 enum { FREE, RUNNING, READY, BLOCKED, DEAD };
 
+/* How a thread became READY. UNSEEN: before it had a slot. */
+enum { WOKEN, PREEMPTED, UNSEEN };
+
 struct hlist_node;
 struct hlist_head {
 	struct hlist_node *first;
@@ -51,6 +54,10 @@ struct cfs_rq {
 
 struct sched_entity {
 	struct cfs_rq *cfs_rq;
+} __attribute__((preserve_access_index));
+
+struct sched_info {
+	u64 last_arrival; /* by the clock of its run queue */
 } __attribute__((preserve_access_index));
 
 struct task_group {
@@ -71,6 +78,7 @@ struct task_struct___top {
 	u32 pid;
 	char comm[16];
 	struct sched_entity se;
+	struct sched_info sched_info;
 	struct task_group *sched_task_group;
 	void *bpf_storage;
 	struct hlist_head preempt_notifiers;
@@ -126,7 +134,7 @@ struct slot {
 	u64 queue, queue_throttled, clock_behind;
 	u64 exits_before;
 	u32 home; /* the place of its VM in `waiting` */
-	u32 unused;
+	u32 ready_by; /* how it became READY: below */
 	char name[16];
 	u32 gaps[CLASSES];
 };
@@ -466,9 +474,10 @@ static inline void count_waiting(struct slot *slot, long by)
 		__sync_fetch_and_add(count, by);
 }
 
-static inline void wait_begins(struct slot *slot, struct task_struct *task, u64 now)
+static inline void wait_begins(struct slot *slot, struct task_struct *task, u64 now, u32 by)
 {
 	slot->state = READY;
+	slot->ready_by = by;
 	slot->cpu = cpu_of(task);
 	slot->charged = now;
 	note_queue(slot, task, now);
@@ -514,6 +523,26 @@ static inline u64 exits_of(struct slot *slot)
 	return count;
 }
 
+/*
+ * When the thread that now leaves its CPU got it, by the scheduler's own note; 0: not known. The
+ * scheduler has brought the clock of the run queue up to date for this switch.
+ */
+static inline u64 arrival_of(struct task_struct *task, u64 now)
+{
+	struct task_struct___top *top = (void *)task;
+	struct cfs_rq *queue = 0;
+	u64 clock, arrival;
+
+	if (!EXISTS(top->sched_info.last_arrival) || !EXISTS(queue->rq))
+		return 0;
+	queue = top->se.cfs_rq;
+	if (!queue)
+		return 0;
+	clock = queue->rq->clock;
+	arrival = top->sched_info.last_arrival;
+	return arrival && arrival <= clock && clock - arrival < now ? now - (clock - arrival) : 0;
+}
+
 static inline void leaves(struct slot *slot, struct sched_switch *args, u64 now)
 {
 	u64 exits, *ready;
@@ -531,7 +560,7 @@ static inline void leaves(struct slot *slot, struct sched_switch *args, u64 now)
 	/* Whoever could have gone on, or was preempted on its way to sleep: see publisher.bpf.c. */
 	if (args->preempt || state_of(args->prev) == 0) {
 		slot->preemptions++;
-		wait_begins(slot, args->prev, now);
+		wait_begins(slot, args->prev, now, PREEMPTED);
 	} else {
 		slot->state = BLOCKED;
 	}
@@ -591,37 +620,70 @@ static inline void remember(struct task_struct *task)
 		bpf_map_update_elem(&wanted, &tid, &address, BPF_NOEXIST);
 }
 
+/* From `now` on, the thread has the CPU of this log. */
+static inline void enter(struct log *log, struct task_struct *task, u32 who, u64 now)
+{
+	struct task_struct___top *top = (void *)task;
+	u32 place = log->head & (LOG - 1);
+	struct stretch *stretch;
+
+	if (log->stretches[place].who == who && log->stretches[place].begin)
+		return;
+	place = (place + 1) & (LOG - 1);
+	stretch = &log->stretches[place];
+	stretch->begin = now;
+	stretch->who = who;
+	stretch->name[0] = *(u64 *)&top->comm[0];
+	stretch->name[1] = *(u64 *)&top->comm[8];
+	*(volatile u32 *)&log->head = place;
+}
+
+/*
+ * If a thread that leaves is not the one that came last, a switch in between was told to nobody
+ * (docs/top.md says where that happens). Then the thread came when the scheduler says so.
+ */
+static inline void mend(struct log *log, struct task_struct *prev, u32 who, u64 now, u64 *came)
+{
+	struct stretch *last = &log->stretches[log->head & (LOG - 1)];
+	u64 at;
+
+	*came = now;
+	if (!last->begin || last->who == who || last->who == (u32)prev->tgid)
+		return;
+	at = arrival_of(prev, now);
+	if (at < last->begin || at > now)
+		return;
+	*came = at;
+	enter(log, prev, who, at);
+}
+
 SEC("tp_btf/sched_switch")
 int switched(struct sched_switch *args)
 {
-	struct task_struct___top *next = (void *)args->next;
-	u32 cpu = bpf_get_smp_processor_id(), number, who = args->next->tgid, place;
-	u64 now = bpf_ktime_get_ns();
-	struct stretch *stretch;
+	struct task_struct___top *prev = (void *)args->prev, *next = (void *)args->next;
+	u32 cpu = bpf_get_smp_processor_id(), number, who = args->prev->tgid;
+	struct log *log = bpf_map_lookup_elem(&logs, &cpu);
+	u64 now = bpf_ktime_get_ns(), came = now;
 	struct slot *slot;
-	struct log *log;
 
 	slot = slot_of(args->prev, &number);
 	if (slot)
+		who = prev->pid | THREAD;
+	if (log)
+		mend(log, args->prev, who, now, &came);
+	if (slot) {
+		if (slot->state != RUNNING)
+			comes(slot, number, args->prev, came);
 		leaves(slot, args, now);
-	else
+	} else {
 		remember(args->prev);
+	}
+	who = args->next->tgid;
 	slot = slot_of(args->next, &number);
 	if (slot)
 		who = next->pid | THREAD;
-	log = bpf_map_lookup_elem(&logs, &cpu);
-	if (log) {
-		place = log->head & (LOG - 1);
-		if (log->stretches[place].who != who || !log->stretches[place].begin) {
-			place = (place + 1) & (LOG - 1);
-			stretch = &log->stretches[place];
-			stretch->begin = now;
-			stretch->who = who;
-			stretch->name[0] = *(u64 *)&next->comm[0];
-			stretch->name[1] = *(u64 *)&next->comm[8];
-			*(volatile u32 *)&log->head = place;
-		}
-	}
+	if (log)
+		enter(log, args->next, who, now);
 	if (slot)
 		comes(slot, number, args->next, now);
 	return 0;
@@ -641,7 +703,7 @@ int woken(struct task_struct **args)
 	now = bpf_ktime_get_ns();
 	begin(slot);
 	account(slot, now);
-	wait_begins(slot, task, now);
+	wait_begins(slot, task, now, WOKEN);
 	end(slot);
 	return 0;
 }
@@ -668,6 +730,8 @@ int migrated(u64 *args)
 }
 
 /* For `pvlock record` only: every switch of this host, and the wake-ups of threads with slots. */
+#define MOST_HAD (1ULL << 32)
+
 struct record {
 	u64 time;
 	u32 cpu;
@@ -675,8 +739,8 @@ struct record {
 	u32 prev;     /* as in a log */
 	u32 next;
 	u32 runnable; /* prev could have gone on */
-	u32 unused;
-	u64 name[2]; /* of next */
+	u32 had;      /* for how long prev had the CPU, ns, by the scheduler; 0: not known */
+	u64 name[2];  /* of next */
 };
 
 struct {
@@ -706,9 +770,11 @@ static inline void put(struct record *record, struct task_struct *next)
 SEC("tp_btf/sched_switch")
 int record_switch(struct sched_switch *args)
 {
+	u64 now = bpf_ktime_get_ns(), came = arrival_of(args->prev, now);
 	struct record record = {
-		.time = bpf_ktime_get_ns(),
+		.time = now,
 		.cpu = bpf_get_smp_processor_id(),
+		.had = came && now - came < MOST_HAD ? now - came : 0,
 		.prev = who_is(args->prev),
 		.next = who_is(args->next),
 		.runnable = args->preempt || state_of(args->prev) == 0,
@@ -840,7 +906,7 @@ static inline void first_state(struct slot *slot, struct task_struct *task)
 	if (top->on_cpu)
 		slot->state = RUNNING;
 	else if (top->on_rq && state_of(task) == 0)
-		wait_begins(slot, task, now);
+		wait_begins(slot, task, now, UNSEEN);
 	else
 		slot->state = BLOCKED;
 }

@@ -85,6 +85,13 @@ static uint32_t flags_of(uint32_t insn)
 	return 0;
 }
 
+/* Whether flags_of() is not 0. */
+static inline uint32_t has_flags(uint32_t insn)
+{
+	return IS_EXCLUSIVE_LOAD(insn) | IS_ERET(insn) | (insn == WFE_INSN) | (insn == SEV_INSN) |
+	       (insn == SEVL_INSN) | IS_DAIFCLR_D(insn);
+}
+
 /*
  * Most pages of code are plain: they have no instruction with flags. An entry of `pages` has the
  * number of the page and its address space, and in bit 0 whether it is plain.
@@ -98,7 +105,7 @@ static bool is_plain(struct vcpu *v, uint64_t pc)
 {
 	uint64_t *entry = &v->pages[pc >> 12 & (PAGES - 1)], page = page_of(v, pc);
 	const uint32_t *code;
-	uint32_t word, bit;
+	uint32_t word, bit, any = 0;
 
 	if ((*entry & ~1ull) == page)
 		return *entry & 1;
@@ -107,11 +114,10 @@ static bool is_plain(struct vcpu *v, uint64_t pc)
 		return false;
 	bit = page_bit(pc, &word);
 	v->code_pages[pc >> 63][word] |= 1ull << bit;
-	*entry = page | 1;
-	for (int i = 0; i < 1024; i++)
-		if (flags_of(code[i]))
-			*entry = page;
-	return *entry & 1;
+	for (int i = 0; i < 1024; i++)	/* without a branch, so several at a time */
+		any |= has_flags(code[i]);
+	*entry = page | !any;
+	return !any;
 }
 
 /*
@@ -222,7 +228,7 @@ static SELDOM void look_closer(struct vcpu *v, uint64_t pc, uint32_t size)
 	v->block = 0;
 	if (v->flags && look_back(v))
 		restart(v);
-	if (v->time >= v->stop || pc & 3) {
+	if (v->time >= v->limit || pc & 3) {
 		if (v->exit == EXIT_NONE)
 			v->exit = EXIT_EDGE;
 		restart(v);
@@ -233,6 +239,8 @@ static SELDOM void look_closer(struct vcpu *v, uint64_t pc, uint32_t size)
 	}
 	v->flags = is_plain(v, pc) ? 0 : look_at(v, pc, size);
 	v->block = size >= 4 ? size / 4 : 1;
+	if (v->vm->profile)
+		sample_block(v);
 }
 
 /*

@@ -22,7 +22,7 @@
 /* Keep in step with vcpu.py: `class Exit`. */
 enum exit_reason {
 	EXIT_NONE,
-	EXIT_EDGE,	  /* ran up to `stop` */
+	EXIT_EDGE,	  /* ran up to `limit` */
 	EXIT_HVC,
 	EXIT_SMC,
 	EXIT_WFI,
@@ -58,7 +58,7 @@ struct tlbi {
 struct vcpu {
 	/* what each block looks at */
 	uint64_t time;		/* ns, at the start of the current block */
-	uint64_t stop;		/* ns: run no further */
+	uint64_t stop;		/* ns: look closer from here on */
 	uint64_t instructions;	/* executed so far */
 	uint64_t pc;		/* of the current block; after an exit, of the exit */
 	uint32_t block;		/* instructions of the current block, not yet counted */
@@ -89,6 +89,8 @@ struct vcpu {
 	uint32_t flush;
 	uint32_t waiting;	/* in WFE: on its CPU, and executes nothing */
 	struct timer timer[TIMERS];
+	uint64_t limit;		/* ns: run no further */
+	uint64_t sample_at;	/* ns: the next sample of a profile */
 	/* private */
 	uint64_t event_since;	/* ns: the event register was last cleared */
 	uint64_t *monitored;	/* host address that an LDXR armed the monitor for, while waiting */
@@ -128,10 +130,49 @@ struct vm {
 	uint64_t running;	/* 1 + index of the VCPU being stepped, for the post-mortem */
 	uint64_t timer_due;	/* ns: no timer fires before */
 	uint64_t exits[EXIT_REASONS]; /* those answered in C */
+	struct profile *profile; /* NULL: nothing is sampled */
 	/* private */
 	uint32_t code_flushes;	/* how often code was thrown away, when a VCPU was last stepped */
 	struct vcpu *current;
 	uint8_t *pristine;	/* CPUARMState of a VCPU that has not run */
+};
+
+/*
+ * Samples: see profile.c. Keep in step with vcpu.py.
+ */
+enum { SPIN_OWNER, SPIN_QUEUE, SPIN_HELPER };
+enum { AWAITS_NOBODY, AWAITS_RUNNING, AWAITS_OFF, AWAITS_SLEEPING, AWAITS_READERS };
+enum { IN_WFE = 1 };
+
+/* Of a function in which the kernel spins: where it keeps what it waits for. */
+struct spin {
+	uint64_t start, end;
+	uint64_t moved;		/* from here on the lock is in `reg`, before it in X0 */
+	uint32_t kind, reg;
+	uint64_t owner;		/* SPIN_OWNER: offset of the owner in the lock */
+	uint64_t flags;		/* what of the owner is no address; of these... */
+	uint64_t readers;	/* ...what says that readers own it */
+};
+
+struct profile_setup {
+	uint64_t period;	/* ns */
+	uint64_t user_registers; /* from the empty frame record down to the registers of EL0 */
+	uint64_t queue;		/* where the nodes of osq_lock are, from TPIDR_EL1; 0: not known */
+	const struct spin *spins;
+	uint64_t spin_count;
+};
+
+struct sample {
+	uint64_t time;		/* ns */
+	uint64_t task;		/* SP_EL0, where Linux keeps it; 0 at EL0 */
+	uint64_t lr;
+	uint64_t owner;		/* task */
+	uint32_t points;	/* times of the grid that it stands for */
+	uint16_t vcpu;
+	int16_t awaited;	/* VCPU, or -1 */
+	uint8_t awaits, flags, kernel, user;	/* the last two: how many frames */
+	uint32_t into;		/* instructions from the begin of the block to the first frame */
+	/* the frames follow: the instruction, then addresses of return; the kernel's come first */
 };
 
 #define KEY(op0, op1, crn, crm, op2) ((op0) << 14 | (op1) << 11 | (crn) << 7 | (crm) << 3 | (op2))
@@ -149,8 +190,10 @@ enum sysreg {
 	ZCR_EL1 = KEY(3, 0, 1, 2, 0),
 	TTBR0_EL1 = KEY(3, 0, 2, 0, 0),
 	SPSR_EL1 = KEY(3, 0, 4, 0, 0),
+	SP_EL0 = KEY(3, 0, 4, 1, 0),
 	ICC_PMR_EL1 = KEY(3, 0, 4, 6, 0),
 	ISR_EL1 = KEY(3, 0, 12, 1, 0),
+	TPIDR_EL1 = KEY(3, 0, 13, 0, 4),
 	CNTKCTL_EL1 = KEY(3, 0, 14, 1, 0),
 	RNDR = KEY(3, 3, 2, 4, 0),
 	RNDRRS = KEY(3, 3, 2, 4, 1),
@@ -229,6 +272,12 @@ uint64_t mdscr_of(const struct vcpu *v);
 void define_maintenance(struct vm *vm);
 void flush(struct vcpu *v);
 void watch_code_buffer(struct vcpu *v);
+
+/* profile.c */
+void bound_stop(struct vcpu *v);
+void sample_block(struct vcpu *v);
+void sample_wait(struct vcpu *v, uint64_t time);
+void profile_sees(struct vm *vm, const struct cpu *cpus, uint32_t count);
 
 /* walk.c */
 void shorten_walks(struct vcpu *first);

@@ -61,7 +61,8 @@ struct exception {
 enum { EXCP_NONE = -1, EXCP_UNDEFINED = 1, EXCP_PREFETCH_ABORT = 3, EXCP_DATA_ABORT = 4,
        EXCP_IRQ = 5, EXCP_FIQ = 6 };
 
-enum { MMU_LOAD = 0, MMU_FETCH = 2 };
+enum { MMU_LOAD = 0, MMU_FETCH = 2 };	/* what for */
+enum { MMU_USER = 0 };	/* the MMU index of EL0 */
 
 struct reginfo;
 typedef uint64_t (*read_fn)(void *env, const struct reginfo *r);

@@ -47,7 +47,7 @@ static void is_undefined(struct vcpu *first, uint32_t key)
 void leave_at_block_end(struct vcpu *v, enum exit_reason reason)
 {
 	v->exit = reason;
-	v->stop = 0;
+	v->stop = v->limit = 0;
 }
 
 /* Bring the interrupt inputs of all VCPUs up to date; those that sleep are Python's to wake. */

@@ -27,7 +27,8 @@ static bool step(struct vcpu *v, uint64_t stop)
 		if (v->flush || v->queued)
 			flush(v);
 		v->exit = EXIT_NONE;
-		v->stop = stop;
+		v->limit = stop;
+		bound_stop(v);
 		if (v->line && interrupt_due(v))
 			take_interrupt(v);
 		pc = env64(v, ENV_PC);
@@ -65,6 +66,8 @@ static bool run_cpu(struct vm *vm, struct cpu *c, uint64_t edge, bool *busy)
 			uint64_t event = next_event(v, c->now);
 
 			c->now = event < stop ? event : stop;
+			if (vm->profile)
+				sample_wait(v, c->now);
 			continue;
 		}
 		*busy = true;
@@ -101,6 +104,8 @@ static uint64_t next_on(const struct cpu *c)
 EXPORT int vm_run(struct vm *vm, struct cpu *cpus, uint32_t count, uint64_t *edge,
 		  uint64_t quantum, uint64_t horizon)
 {
+	if (vm->profile)
+		profile_sees(vm, cpus, count);
 	for (;;) {
 		uint64_t next = horizon;
 		bool busy = false;

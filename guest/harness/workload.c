@@ -140,6 +140,7 @@ void main(void)
 	time_init();
 	pv_discover();
 	pv_init(0);
+	HINTED(hint_init();)
 	duration = bootarg("duration", 1000000);
 	cs_loops = loops_of(bootarg("cs", 2000));
 	think_loops = loops_of(bootarg("think", 8000));

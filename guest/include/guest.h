@@ -129,6 +129,20 @@ struct queue {
 bool queue_enter(struct queue *q, u32 cpu); /* true at the head; false: the caller should sleep */
 void queue_leave(struct queue *q, u32 cpu);
 
+/* ---- yield by hint: ../hint/hint.c. Without PVLOCK_HINT nothing of it is compiled ---- */
+#ifdef PVLOCK_HINT
+void hint_init(void);		/* VCPU 0 calls it, once */
+/* We wait for VCPU `cpu`, and have since *since: tell the hypervisor, if it has been long. */
+void hint(u64 *since, u32 cpu);
+/* Whether a waiter goes on spinning although VCPU `cpu` is preempted: the hypervisor knows. */
+bool hint_is_enough(u32 cpu);
+#define HINTED(...) __VA_ARGS__
+#define is_hopeless(cpu) (vcpu_is_preempted(cpu) && !hint_is_enough(cpu))
+#else
+#define HINTED(...)
+#define is_hopeless(cpu) vcpu_is_preempted(cpu)
+#endif
+
 /* ---- console: console.c ---- */
 void console_init(void);	/* start.S calls it */
 void print(const char *text, ...); /* as format.h says */

@@ -68,6 +68,7 @@ static void trace_prev(const struct queue *q, struct node *me, struct node **see
 bool queue_enter(struct queue *q, u32 cpu)
 {
 	struct node *me = &nodes[cpu], *prev;
+	HINTED(u64 since = ticks();)
 
 	me->next = NULL;
 	me->cpu = cpu;
@@ -81,10 +82,12 @@ bool queue_enter(struct queue *q, u32 cpu)
 	while (!load_acquire(&me->locked)) {
 		/* `prev` may leave meanwhile, but a node's `cpu` never changes. */
 		TRACED(trace_prev(q, me, &prev);)
-		if (vcpu_is_preempted(load(&me->prev)->cpu) && leave(q, me, load(&me->prev))) {
+		if (is_hopeless(load(&me->prev)->cpu) && leave(q, me, load(&me->prev))) {
 			trace(cpu, CONTENDED, q->lock, NOBODY);
 			return false;
 		}
+		/* A WFE might end too late for the hint. */
+		HINTED(hint(&since, load(&me->prev)->cpu); cpu_relax(); continue;)
 		wait_while_zero(&me->locked);
 	}
 	trace(cpu, CONTENDED, q->lock, NOBODY);

@@ -47,12 +47,15 @@ static bool try_lock(u32 cpu)
 /* Spin while the owner runs. True with the lock; false if the owner was preempted. */
 static bool spin_on_owner(u32 cpu)
 {
+	HINTED(u64 since = ticks();)
+
 	for (;;) {
 		u64 old = load(&owner);
 
 		if (old & ~SLEEPERS) {
-			if (vcpu_is_preempted(CPU_OF(old)))
+			if (is_hopeless(CPU_OF(old)))
 				return false;
+			HINTED(hint(&since, CPU_OF(old));)
 		} else if (try_lock(cpu)) {
 			return true;
 		}
@@ -65,7 +68,7 @@ static bool spin(u32 cpu)
 	bool locked;
 	u64 old = load(&owner);
 
-	if (old & ~SLEEPERS && vcpu_is_preempted(CPU_OF(old)))
+	if (old & ~SLEEPERS && is_hopeless(CPU_OF(old)))
 		return false;
 	if (!queue_enter(&spinners, cpu))
 		return false;

@@ -63,12 +63,16 @@ static void kick(struct node *waiter)
 /* Our turn cannot come soon: the predecessor was preempted, or sleeps in the queue itself. */
 static bool hopeless(const struct node *prev)
 {
-	return load(&prev->state) == ASLEEP || vcpu_is_preempted(prev->cpu);
+	return load(&prev->state) == ASLEEP || is_hopeless(prev->cpu);
 }
 
 static void wait_for_turn(struct node *me, const struct node *prev)
 {
+	HINTED(u64 since = ticks();)
+
 	while (!load_acquire(&me->first)) {
+		HINTED(hint(&since, prev->cpu);)
+		HINTED(if (!has_pvlock()) { cpu_relax(); continue; })
 		if (!has_pvlock())
 			wait_while_zero(&me->first);
 		else if (hopeless(prev))
@@ -80,14 +84,18 @@ static void wait_for_turn(struct node *me, const struct node *prev)
 
 static void wait_for_lock(struct node *me, u32 cpu)
 {
+	HINTED(u64 since = ticks();)
+
 	while (!cas(&owner, 0, cpu + 1)) {
 		u32 now = load(&owner);
 
 		if (!now)
 			continue;
+		HINTED(hint(&since, now - 1);)
+		HINTED(if (!has_pvlock()) { cpu_relax(); continue; })
 		if (!has_pvlock()) {
 			wait_while_equal(&owner, now);
-		} else if (vcpu_is_preempted(now - 1)) {
+		} else if (is_hopeless(now - 1)) {
 			exchange(&head, me);
 			sleep_unless(me, &owner, true);
 			exchange(&head, NULL);

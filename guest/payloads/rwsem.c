@@ -68,15 +68,18 @@ static bool try_read(u32 cpu)
 /* Spin while a writer has the lock and runs. True with the lock. */
 static bool spin_on_writer(u32 cpu)
 {
+	HINTED(u64 since = ticks();)
+
 	for (;;) {
 		u64 old = load(&count);
 
 		if (!(old & ~SLEEPERS)) {
 			if (try_write(cpu))
 				return true;
-		} else if (!(old & WRITER) || vcpu_is_preempted(load(&writer))) {
+		} else if (!(old & WRITER) || is_hopeless(load(&writer))) {
 			return false;
 		}
+		HINTED(hint(&since, load(&writer));)
 		cpu_relax();
 	}
 }

@@ -3,6 +3,7 @@
 
 PvlockError
 ├── ConfigError            an option or argument that makes no sense
+├── OutputError            a result that cannot be written, though it could be before
 ├── ImageError             a file that is no guest, or does not fit
 ├── LogError               a console log that is no whole report of the conformance guest
 ├── InputError             words that a script of typed input awaits did not come
@@ -31,6 +32,10 @@ class PvlockError(Exception):
 
 class ConfigError(PvlockError):
     """An option or argument is out of range, or does not go with another."""
+
+
+class OutputError(PvlockError):
+    """A result cannot be written: a disk is full, or a folder has gone while it was made."""
 
 
 class ImageError(PvlockError):

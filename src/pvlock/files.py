@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from pvlock.errors import ConfigError
+from pvlock.errors import ConfigError, OutputError
 
 
 class FileBytes:
@@ -76,7 +76,7 @@ def replacing(path: Path, who: str | None = None) -> Iterator[Path]:
     """Give a file to write, which becomes `path` when the block ends without an exception.
 
     If `path` is there and not a regular file, such as /dev/null, it is written itself. Raises
-    ConfigError, whose text begins with `who` (default: `path`), also for an OSError of the block.
+    OutputError, whose text begins with `who` (default: `path`), also for an OSError of the block.
     """
     try:
         if _is_special(path):
@@ -90,7 +90,7 @@ def replacing(path: Path, who: str | None = None) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise ConfigError(f"{who or path}: {error.strerror or error}") from error
+        raise OutputError(f"{who or path}: {error.strerror or error}") from error
 
 
 def _is_special(path: Path) -> bool:

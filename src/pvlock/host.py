@@ -15,8 +15,9 @@ pvlock.errors.ConfigError: slice_ns: 10 is not between 1000 ns and 1152921504606
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
+from pvlock import hint
 from pvlock.abi import Policy
 from pvlock.duration import HOUR_NS, nanoseconds, text_of
 from pvlock.errors import ConfigError
@@ -71,7 +72,9 @@ class Knob:
         if self.is_time:
             # A number has no unit, so it is not a time.
             ns = nanoseconds(value if isinstance(value, str) else "")
-            return self._within(ns, min(self.high, HOUR_NS))
+            if not self.low <= ns <= min(self.high, HOUR_NS):
+                raise ValueError(f"not between {self.limits().replace(' to ', ' and ')}")
+            return ns
         if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError(self._wanted(self.high))
         return self._within(value, self.high)
@@ -186,13 +189,13 @@ class Host:
         default=1,
         metadata=number("seed", "What chance there is: when VCPUs start.", 0, 2**63 - 1),
     )
-    trap_wfe: bool = field(
+    trap_wfe: bool | Literal["always"] = field(
         default=True,
         metadata=choice(
             "wfe",
-            "Does WFE give the CPU to a preempted VCPU, if VCPUs waited when this one got its CPU, "
-            "as on KVM?",
-            {"trap": True, "notrap": False},
+            "Does WFE give the CPU to a preempted VCPU: if VCPUs waited when this one got its CPU "
+            "(trap, as on KVM), never, or always?",
+            {"trap": True, "notrap": False, "always": "always"},
             simulated=True,
         ),
     )
@@ -214,6 +217,44 @@ class Host:
             "pauth",
             "Is pointer authentication offered? Kernels that use it run slower then.",
             {"off": False, "on": True},
+            simulated=True,
+        ),
+    )
+
+    scheduler: Literal["fifo", "eevdf"] = field(
+        default="fifo",
+        metadata=choice(
+            "host-scheduler",
+            "The host's scheduler: one queue for all CPUs, or one for each as in Linux 6.12.",
+            {"fifo": "fifo", "eevdf": "eevdf"},
+            simulated=True,
+        ),
+    )
+    yield_woken: bool = field(
+        default=False,
+        metadata=choice(
+            "yield-woken",
+            "May WFE also give the CPU to a VCPU that has just woken, as on KVM?",
+            {"off": False, "on": True},
+            simulated=True,
+        ),
+    )
+    yield_filter: bool = field(
+        default=False,
+        metadata=choice(
+            "yield-filter",
+            "Does a WFE of the guest's kernel pass over VCPUs preempted in user space, as on KVM?",
+            {"off": False, "on": True},
+            simulated=True,
+        ),
+    )
+
+    hint: Literal["off", "after", "instead"] = field(
+        default="off",
+        metadata=choice(
+            "hint",
+            "Does a waiter tell the host whom to run: after a while, and instead of sleeping?",
+            {word: word for word in (hint.OFF, hint.AFTER, hint.INSTEAD)},
             simulated=True,
         ),
     )

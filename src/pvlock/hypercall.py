@@ -6,7 +6,7 @@ PSCI is not here, because it starts and stops VCPUs. The engine answers PSCI cal
 
 from collections.abc import Sequence
 
-from pvlock import abi
+from pvlock import abi, hint
 from pvlock.region import PvLockRegion, StolenTimeRegion, StructureRegion
 
 Registers = tuple[int, int, int, int]
@@ -18,10 +18,17 @@ _U64 = 2**64 - 1
 class Hypercalls:
     """The calls of one VM that need no engine (SPECIFICATION.md, sections 3 and 10)."""
 
-    def __init__(self, pvlock: PvLockRegion, stolen_time: StolenTimeRegion | None = None) -> None:
-        """Without `stolen_time` the VM has no PV time."""
+    def __init__(
+        self,
+        pvlock: PvLockRegion,
+        stolen_time: StolenTimeRegion | None = None,
+        *,
+        hints: bool = False,
+    ) -> None:
+        """Without `stolen_time` the VM has no PV time; with `hints` its engine takes hints."""
         self.pvlock = pvlock
         self.stolen_time = stolen_time
+        self.hints = hints
 
     def call(self, vcpu: int, registers: Sequence[int]) -> Registers:
         """Answer the call that VCPU number `vcpu` made with X0 to X3; return the new X0 to X3.
@@ -69,6 +76,8 @@ class Hypercalls:
                 return self.pvlock.enabled
             case abi.PV_TIME_FEATURES:
                 return self.stolen_time is not None and self.stolen_time.enabled
+            case hint.YIELD_TO:
+                return self.hints
             case _:
                 return function in (abi.SMCCC_VERSION, abi.SMCCC_ARCH_FEATURES)
 

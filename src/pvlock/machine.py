@@ -8,13 +8,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from pvlock import attribute, engines, fdt, image, memory_map, pl011
+from pvlock import attribute, engines, fdt, hint, image, memory_map, pl011
 from pvlock.engines.contract import (
     EngineConfig,
     Interrupting,
     Live,
     Placement,
     Recording,
+    Sampled,
     Showing,
     Switch,
     SystemEvent,
@@ -36,6 +37,7 @@ from pvlock.pl011 import Console
 from pvlock.region import PvLockRegion, StolenTimeRegion, layout, region_size
 
 if TYPE_CHECKING:
+    from pvlock.profile import Profile, Profiler
     from pvlock.trace.events import Events, Setting
     from pvlock.trace.recorder import Recorder
 
@@ -129,6 +131,7 @@ class Machine:
         script: Sequence[Placement] | None = None,
         record: bool = False,
         trace: bool = False,
+        profile: "Profiler | None" = None,
         output: Callable[[bytes], None] | None = None,
         **host: Any,
     ) -> None:
@@ -137,7 +140,8 @@ class Machine:
         `pvlock` offers the interface; `place` gives every VCPU its structure, as a VMM would, else
         that is left to Vcpu.set_attr. `script` fixes every switch, `record` keeps them for
         `switches()`, `trace` for `events()` instead, and offers the guest the rings in which it
-        records its locks. `output` gets console bytes as they come. All fields of host.Host are
+        records its locks. With `profile` (pvlock.profile), what a Linux guest does is sampled, for
+        `profile()`. `output` gets console bytes as they come. All fields of host.Host are
         keywords too.
         Raises ConfigError for what makes no sense, EngineError when the engine cannot.
         """
@@ -162,6 +166,7 @@ class Machine:
         self._loaded = False
         self._start = self._now = 0
         self._recorder: Recorder | None = None
+        self._profile: Profile | None = None
         self.console = Console(output)
         self.memory = GuestMemory(mmap.PAGESIZE)
         try:
@@ -174,7 +179,9 @@ class Machine:
             self._slot(memory_map.STOLEN_TIME_BASE, size, "stolen-time", readonly=True)
             self.pvlock = PvLockRegion(self.memory, enabled=pvlock)
             self.stolen_time = StolenTimeRegion(self.memory)
-            self._hypercalls = Hypercalls(self.pvlock, self.stolen_time)
+            self._hypercalls = Hypercalls(
+                self.pvlock, self.stolen_time, hints=config.hint != hint.OFF
+            )
             if recorder:
                 size = recorder.region_size(vcpus, mmap.PAGESIZE, open_engine.ring_events)
                 self._trace = self._slot(memory_map.TRACE_BASE, size, "trace")
@@ -197,6 +204,8 @@ class Machine:
                 self._recorder = recorder(self._trace, vcpus, pcpus, self.engine)
                 if isinstance(self.engine, Live):
                     self.engine.collect = self._collect
+            if profile is not None:
+                self._profile = self._sampled(profile, pcpus)
             self._place_structures(pvlock and place)
         except BaseException:
             self.close()
@@ -275,6 +284,17 @@ class Machine:
         facts = {"engine": self.engine.name, **settings}
         return self._recorder.events(end, facts, self._start)
 
+    def profile(self) -> "Profile":
+        """Return what was sampled so far, if the machine was created with `profile`.
+
+        Raises StateError without it.
+        """
+        if self._profile is None or not isinstance(self.engine, Sampled):
+            raise StateError("profile", "not sampled", "sampled")
+        self._profile.add(*self.engine.take_samples())
+        self._profile.end_ns = self.usage().time_ns
+        return self._profile
+
     def close(self) -> None:
         """End the machine and free its memory; safe to call twice."""
         try:
@@ -317,6 +337,15 @@ class Machine:
         return True
 
     # -- private --
+
+    def _sampled(self, profiler: "Profiler", pcpus: int) -> "Profile":
+        from pvlock.profile import Profile  # most runs are not sampled
+
+        if not isinstance(self.engine, Sampled):
+            remedy = "profile on --engine emulator"
+            raise EngineUnavailable(self.engine.name, "takes no samples of its guests", remedy)
+        self.engine.sample(profiler.sampling)
+        return Profile(profiler, len(self.vcpus), pcpus)
 
     def _collect(self, now_ns: int) -> None:
         assert self._recorder is not None

@@ -2,17 +2,21 @@
 """Results for people (a table and one sentence) and for programs (JSON)."""
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
+from pvlock import __version__
 from pvlock.host import without_simulated
 from pvlock.workload import RUNS, Comparison, Result
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_NOISE = 0.005
+FORMAT = 1
+"""The number of what is documented in docs/formats.md."""
+NOISE = 0.005
+"""Throughputs that differ by no more, as a share, are the same."""
 
 
 def time(ns: float) -> str:
@@ -29,6 +33,25 @@ def time(ns: float) -> str:
     return f"{ns / 1e9:.10g} s"
 
 
+Row = tuple[str, Callable[[Result], float], Callable[[float], str]]
+ROWS: tuple[Row, ...] = (
+    ("acquisitions per second", lambda r: r.throughput, "{:,.0f}".format),
+    ("slowest VCPU / fastest", lambda r: r.fairness, "{:.2f}".format),
+    ("wait for the lock, p50", lambda r: r.report.wait_percentile(50), time),
+    ("                   p99", lambda r: r.report.wait_percentile(99), time),
+    ("                   max", lambda r: r.longest_wait_ns, time),
+    ("CPU time spent spinning", lambda r: r.spin_share, "{:.1%}".format),
+    ("VCPU switches", lambda r: r.usage.switches, "{:,.0f}".format),
+)
+"""The rows of a table: what each is called, its value, and how that is written."""
+
+
+def title(name: str, result: Result) -> str:
+    """Return the head of the column of a run."""
+    what = "not overcommitted" if name == "baseline" else f"{name} PV-lock"
+    return f"{what}\n{result.vcpus} VCPUs, {result.pcpus} CPUs"
+
+
 def table(comparison: Comparison) -> "Table":
     """Return the finished runs side by side."""
     # The library is large, and runs of guest files do not need it.
@@ -38,19 +61,9 @@ def table(comparison: Comparison) -> "Table":
     shown.add_column("")
     runs = [(name, comparison.runs[name]) for name in RUNS if name in comparison.runs]
     for name, result in runs:
-        title = "not overcommitted" if name == "baseline" else f"{name} PV-lock"
-        shown.add_column(f"{title}\n{result.vcpus} VCPUs, {result.pcpus} CPUs", justify="right")
-    rows: tuple[tuple[str, Callable[[Result], str]], ...] = (
-        ("acquisitions per second", lambda r: f"{r.throughput:,.0f}"),
-        ("slowest VCPU / fastest", lambda r: f"{r.fairness:.2f}"),
-        ("wait for the lock, p50", lambda r: time(r.report.wait_percentile(50))),
-        ("                   p99", lambda r: time(r.report.wait_percentile(99))),
-        ("                   max", lambda r: time(r.longest_wait_ns)),
-        ("CPU time spent spinning", lambda r: f"{r.spin_share:.1%}"),
-        ("VCPU switches", lambda r: f"{r.usage.switches:,}"),
-    )
-    for label, cell in rows:
-        shown.add_row(label, *(cell(result) for _, result in runs))
+        shown.add_column(title(name, result), justify="right", no_wrap=True)
+    for label, value, text in ROWS:
+        shown.add_row(label, *(text(value(result)) for _, result in runs))
     return shown
 
 
@@ -64,11 +77,11 @@ def sentence(comparison: Comparison) -> str:
         return "The lock was hardly ever taken: the run is too short to say anything."
     gain, lost = with_ / without, baseline - without
     change = f"{without:,.0f} to {with_:,.0f} acquisitions per second (x{gain:.2f})"
-    if abs(gain - 1) <= _NOISE:
+    if abs(gain - 1) <= NOISE:
         return f"PV-lock made no difference here: {change}."
     if gain < 1:
         return f"PV-lock cost {1 - gain:.1%} here: {change}."
-    if lost > _NOISE * baseline:
+    if lost > NOISE * baseline:
         return (
             f"PV-lock won back {(with_ - without) / lost:.0%} of what overcommitting cost: "
             f"{change}, {with_ / baseline:.1%} of what the CPUs do without overcommitment."
@@ -78,12 +91,79 @@ def sentence(comparison: Comparison) -> str:
 
 def as_dict(comparison: Comparison, engine: str) -> dict[str, Any]:
     """Return everything that was measured; equal settings (and seeds) give equal content."""
-    return {
+    facts = {
         **without_simulated(comparison.settings.facts() | {"engine": engine}, engine),
         "interrupted": comparison.interrupted,
-        "runs": {name: _run(comparison.runs[name]) for name in RUNS if name in comparison.runs},
+        "runs": as_runs(comparison),
         "summary": sentence(comparison),
     }
+    return document("run", facts)
+
+
+def document(kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `facts` with what every JSON that pvlock writes begins with; docs/formats.md has all.
+
+    `format` is raised when a key goes or changes its meaning. A new key raises nothing.
+
+    >>> document("example", {"answer": 42})["kind"]
+    'example'
+    """
+    return {"format": FORMAT, "kind": kind, "version": __version__, **facts}
+
+
+class Measured(Protocol):
+    """What was measured of a workload: one comparison, or several (pvlock.repeats)."""
+
+    @property
+    def first(self) -> Comparison:
+        """The first comparison, of which there can be traces."""
+        ...
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended it."""
+        ...
+
+    def table(self) -> "Table":
+        """Return the runs side by side."""
+        ...
+
+    def sentence(self) -> str:
+        """Say what PV-lock bought."""
+        ...
+
+    def as_dict(self, engine: str) -> dict[str, Any]:
+        """Return everything that was measured."""
+        ...
+
+
+@dataclass(frozen=True)
+class One:
+    """One comparison, where another would be the same to the byte."""
+
+    first: Comparison
+
+    @property
+    def interrupted(self) -> bool:
+        """See Measured."""
+        return self.first.interrupted
+
+    def table(self) -> "Table":
+        """See Measured."""
+        return table(self.first)
+
+    def sentence(self) -> str:
+        """See Measured."""
+        return sentence(self.first)
+
+    def as_dict(self, engine: str) -> dict[str, Any]:
+        """See Measured."""
+        return as_dict(self.first, engine)
+
+
+def as_runs(comparison: Comparison) -> dict[str, Any]:
+    """Return what was measured of each finished run."""
+    return {name: _run(comparison.runs[name]) for name in RUNS if name in comparison.runs}
 
 
 def to_json(value: dict[str, Any]) -> str:

@@ -8,9 +8,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pvlock import engines
+from pvlock import engines, hint
+from pvlock.duration import text_of
 from pvlock.engines.contract import Usage
 from pvlock.errors import ConfigError, EngineError
 from pvlock.host import Host, time
@@ -26,9 +27,10 @@ _NEARLY = 0.99
 RUNS = ("without", "with", "baseline")
 """The three runs: without PV-lock, with PV-lock, and with PV-lock and no more VCPUs than CPUs."""
 
-_TRACED = ".traced"
+_TRACED, _HINTED = ".traced", ".hinted"
 _PRESENCE = {"present": True, "absent": False}
 
+R = TypeVar("R")
 Progress = Callable[[str, float], None]
 """Called with the name of a run, and with the share that is done: 1 when its result is certain."""
 
@@ -151,25 +153,30 @@ class Comparison:
 def names() -> list[str]:
     """Return the names of the bundled workloads."""
     elves = (path.stem for path in _FOLDER.glob("*.elf"))
-    return sorted(name for name in elves if not name.endswith(_TRACED))
+    return sorted(name for name in elves if not name.endswith((_TRACED, _HINTED)))
 
 
-def image_of(name: str, trace: bool = False) -> bytes:
+def image_of(name: str, trace: bool = False, hinted: bool = False) -> bytes:
     """Return the ELF file of a bundled workload; with `trace`, of the one that records its locks.
 
-    Raises ConfigError if there is no workload of that name.
+    That of one that gives hints with `hinted`. Raises ConfigError if there is no such file.
     """
+    if trace and hinted:
+        raise ConfigError("no bundled guest both gives hints and records its locks")
     if name not in names():
-        raise ConfigError(f"no bundled guest is called {name!r}; there are: {', '.join(names())}")
-    file = f"{name}{_TRACED if trace else ''}.elf"
+        raise ConfigError(
+            f"{name!r} is neither a file nor a bundled guest; of those there are "
+            f"{', '.join(names())}"
+        )
+    file = f"{name}{_TRACED if trace else _HINTED if hinted else ''}.elf"
     return (_FOLDER / file).read_bytes()
 
 
-def machine_of(name: str, settings: Settings) -> tuple[int, bool]:
-    """Return how many VCPUs the run called `name` has, and whether it has PV-lock."""
+def machine_of(name: str, host: Host) -> tuple[int, bool]:
+    """Return how many VCPUs the run called `name` has on `host`, and whether it has PV-lock."""
     if name == "baseline":
-        return min(settings.vcpus, settings.pcpus), True
-    return settings.vcpus, name == "with"
+        return min(host.vcpus, host.pcpus), True
+    return host.vcpus, name == "with"
 
 
 def run(
@@ -190,11 +197,13 @@ def run(
     """
     vcpus, pvlock = machine_of(name, settings)
     bootargs = f"duration={settings.duration_ns} cs={settings.cs_ns} think={settings.think_ns}"
+    if settings.hint == hint.INSTEAD:
+        bootargs += " hint-instead=1"
     host = settings.keywords() | {"vcpus": vcpus}
     with Machine(
         engine=settings.engine, pvlock=pvlock, bootargs=bootargs, trace=trace, **host
     ) as machine:
-        machine.load(image_of(settings.guest, trace))
+        machine.load(image_of(settings.guest, trace, settings.hint != hint.OFF))
         # Starting takes time too, and each VCPU ends its last turn when it next gets a CPU.
         limit = 2 * settings.duration_ns + (vcpus + 10) * settings.slice_ns
         limit += machine.engine.slack_ns
@@ -204,7 +213,7 @@ def run(
             if cancelled():
                 return None
             if now >= limit:
-                raise EngineError(f"{settings.guest} ({name}): not finished after {limit} ns")
+                raise EngineError(f"{settings.guest} ({name}): not finished after {text_of(limit)}")
             now += step
             event = machine.run(now)
             progress(name, min(now / settings.duration_ns, _NEARLY))
@@ -228,30 +237,42 @@ def compare(
     after the other. After Ctrl-C the result has the runs that have finished. Raises the first
     EngineError of a run.
     """
+    at_once = 1 if engines.choose(settings.engine) == "kvm" else 2
+    runs, interrupted = each_run(
+        lambda name, cancelled: run(name, settings, progress, cancelled, trace), at_once
+    )
+    return Comparison(settings, runs, interrupted)
+
+
+def each_run(
+    run: Callable[[str, Callable[[], bool]], R | None], at_once: int
+) -> tuple[dict[str, R], bool]:
+    """Call `run` for each of RUNS, `at_once` of them at a time; return what finished, by name.
+
+    `run` also gets what tells it whether to stop, and then returns None. The second value returned
+    is whether Ctrl-C came: what had finished by then is returned. Raises the first error of a run.
+    """
     from concurrent.futures import ThreadPoolExecutor  # a large library; no guest file needs it
 
-    comparison = Comparison(settings)
+    runs: dict[str, R] = {}
     stop = threading.Event()
-    at_once = 1 if engines.choose(settings.engine) == "kvm" else 2
     with ThreadPoolExecutor(max_workers=at_once) as pool:
-        futures = {
-            name: pool.submit(run, name, settings, progress, stop.is_set, trace) for name in RUNS
-        }
+        futures = {name: pool.submit(run, name, stop.is_set) for name in RUNS}
         try:
             for name, future in futures.items():
                 result = future.result()
                 if result is not None:
-                    comparison.runs[name] = result
+                    runs[name] = result
         except KeyboardInterrupt:
-            comparison.interrupted = True
             stop.set()
             for name, future in futures.items():
                 if not future.cancel() and (late := future.result()) is not None:
-                    comparison.runs[name] = late
+                    runs[name] = late
+            return runs, True
         except BaseException:
             stop.set()
             raise
-    return comparison
+    return runs, False
 
 
 def read(text: str) -> Report:

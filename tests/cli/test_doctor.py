@@ -24,9 +24,11 @@ from click.testing import CliRunner
 from asm import ROOT
 from pvlock import abi, cli, engines
 from pvlock.cli import run
+from pvlock.cli.doctor import _advice
 from pvlock.engines.kvm import bpf, ioctl, probe
 from pvlock.engines.kvm.probe import Finding, State
 from pvlock.errors import ConfigError, EngineUnavailable
+from pvlock.extras import system_packages
 from pvlock.machine import Machine
 from pvlock.workload import image_of
 
@@ -477,7 +479,7 @@ def test_doctor_fails_where_no_engine_can_run(
     assert done.exit_code == 1
     assert "no engine can run here: kvm: KVM refuses a VM" in done.stdout
     assert "/nonexistent/python" in done.stdout
-    assert "apt-get install mmdebstrap qemu-system-arm" in done.stdout
+    assert "install mmdebstrap qemu-system-arm" in done.stdout
 
 
 # ---- pvlock run --engine kvm ----
@@ -547,3 +549,44 @@ def test_kvm_takes_no_more_cpus_than_there_are(
     assert CliRunner().invoke(cli.cli, ["run", "--pcpus", "7"]).exit_code == 0
     assert [each.pcpus for each in chosen] == [min(cpus, 4), 7]
     assert {each.engine for each in chosen} == {"kvm"}
+
+
+# ---- what to do now ----
+
+
+@pytest.mark.parametrize(
+    ("engine", "lab", "words"),
+    [
+        ("kvm", State.YES, "So: pvlock run works here, on this host's KVM."),
+        ("emulator", State.YES, "for KVM, pvlock lab -- run mutex --engine kvm --vcpus 4."),
+        ("emulator", State.NO, "for KVM, get qemu, then pvlock lab -- run mutex"),
+        (None, State.YES, "So: install it; then say pvlock doctor again."),
+    ],
+)
+def test_it_ends_with_one_sentence(engine: str | None, lab: State, words: str) -> None:
+    """It names a remedy only for what is missing here."""
+    kvm = [Finding("arm64 CPU", State.NO, "this CPU is another", "", needed=True)]
+    emulator = Finding("emulated machine", State.YES, "", "install it", needed=True)
+    tools = [Finding("qemu", lab, "", "get qemu", needed=True)]
+    sentence = _advice(engine, kvm, emulator, tools)
+    assert words in sentence
+    assert sentence.startswith("So: ") and sentence.endswith(".") and "\n" not in sentence
+
+
+def test_its_last_line_is_for_this_host() -> None:
+    done = CliRunner().invoke(cli.cli, ["doctor"])
+    last = done.output.strip().splitlines()[-1]
+    assert last.startswith("So: pvlock run works here, on ")
+
+
+def test_packages_are_named_for_the_package_manager_that_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "by your package manager" in system_packages("qemu-system-arm")
+    (tmp_path / "dnf").write_text("")
+    (tmp_path / "dnf").chmod(0o755)
+    assert system_packages("a b") == "install a b (their names on Debian), by dnf"
+    (tmp_path / "apt-get").write_text("")
+    (tmp_path / "apt-get").chmod(0o755)
+    assert system_packages("a b") == "apt-get install a b"

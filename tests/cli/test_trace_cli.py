@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from command_line import ENVIRONMENT, complaint, pvlock
+from pvlock.extras import remedy
 from pvlock.trace import perfetto
 from pvlock.trace.events import Kind
 from pvlock.workload import image_of
@@ -90,7 +91,7 @@ def test_without_its_libraries_one_line_says_what_to_install(tmp_path: Path) -> 
         lines = [line for line in done.stderr.splitlines() if line]
         assert len(lines) == 1
         assert module in lines[0]
-        assert "pip install 'pvlock[trace]'" in lines[0]
+        assert lines[0].endswith(remedy("trace"))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,6 +13,9 @@ def test_readme_names_every_document() -> None:
     there = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.*") if path.suffix != ".png"}
     assert "docs/kvm.md" in there
     assert not there - named
+    pages = {path.name for path in ROOT.glob("*.md")} - {"README.md"}
+    folders = {f"{name}/" for name in ("examples", "guest", "linux", "benchmarks")}
+    assert not (pages | folders) - named
 
 
 def test_the_index_of_documents_names_every_page() -> None:

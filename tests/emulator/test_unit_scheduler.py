@@ -2,8 +2,6 @@
 """The host's scheduler by itself, over simulated CPUs that only have clocks."""
 
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import Any, Final
 
 import pytest
 from hypothesis import settings
@@ -13,95 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from pvlock.abi import Policy
 from pvlock.engines.contract import HostEvent, Ready, Switch
 from pvlock.engines.emulator.scheduler import Place, Scheduler, ScriptedScheduler
+from pvlock.engines.emulator.yields import DirectedYield
+from schedulers import SLICE, FakeCpus, Host
 
-SLICE: Final = 1_000
 BOTH = pytest.mark.parametrize("policy", list(Policy))
-
-
-class FakeCpus:
-    """scheduler.Cpus: clocks that the test turns, and what was put where."""
-
-    def __init__(self, count: int) -> None:
-        self.clocks = [0] * count
-        self.deadlines = [0] * count
-        self.vcpus: list[int | None] = [None] * count
-
-    def assign(self, cpu: int, vcpu: int | None, now: int, deadline: int) -> None:
-        self.vcpus[cpu], self.deadlines[cpu] = vcpu, deadline
-        self.clocks[cpu] = max(self.clocks[cpu], now)
-
-    def deadline(self, cpu: int) -> int:
-        return self.deadlines[cpu]
-
-    def clock(self, cpu: int) -> int:
-        return self.clocks[cpu]
-
-
-@dataclass
-class Host:
-    """A scheduler under test, what it published, and what it recorded, by kind."""
-
-    vcpus: int
-    pcpus: int
-    policy: Policy = Policy.SCHEDULED_OUT
-    scripted: bool = False
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.cpus = FakeCpus(self.pcpus)
-        self.flags: dict[int, bool] = {}
-        self.history: list[Switch] = []
-        self.ready: list[Ready] = []
-        kind = ScriptedScheduler if self.scripted else Scheduler
-        self.scheduler = kind(
-            self.cpus, self.vcpus, self.pcpus, SLICE, self.policy, self.flags.__setitem__,
-            record=self._record, **self.options,
-        )  # fmt: skip
-
-    def _record(self, record: Switch | Ready) -> None:
-        if isinstance(record, Ready):
-            self.ready.append(record)
-        else:
-            self.history.append(record)
-
-    @property
-    def script(self) -> ScriptedScheduler:
-        assert isinstance(self.scheduler, ScriptedScheduler)
-        return self.scheduler
-
-    def wake_all(self, now: int = 0) -> None:
-        for vcpu in range(self.vcpus):
-            self.scheduler.wake(vcpu, now)
-
-    def at(self, now: int) -> None:
-        """Turn the clock of every CPU to `now`."""
-        self.cpus.clocks = [now] * self.pcpus
-
-    def end_slice(self, cpu: int = 0) -> None:
-        self.cpus.clocks[cpu] = self.cpus.deadlines[cpu]
-        self.scheduler.slice_end(cpu)
-
-    def check(self) -> None:
-        """What must hold at all times, whatever happened."""
-        scheduler = self.scheduler
-        assert scheduler.on == self.cpus.vcpus
-        assert HostEvent.READY not in {switch.event for switch in self.history}
-        running = [vcpu for vcpu in scheduler.on if vcpu is not None]
-        assert len(running) == len(set(running)), "one VCPU on two CPUs"
-        assert len(scheduler.queue) == len(set(scheduler.queue)), "twice in the queue"
-        assert scheduler.idle == (not running)
-        for vcpu, task in enumerate(scheduler.tasks):
-            assert (task.place is Place.RUNNING) == (vcpu in running)
-            assert (task.place is Place.QUEUED) == (vcpu in scheduler.queue)
-            assert task.cpu == (scheduler.on.index(vcpu) if vcpu in running else -1)
-            assert task.running_ns >= 0
-            assert task.queued_ns >= 0
-            if self.policy is Policy.SCHEDULED_OUT:
-                expected = task.place is not Place.RUNNING
-            else:
-                expected = task.preempted
-                assert not expected or task.place is Place.QUEUED
-            assert self.flags[vcpu] == scheduler.flag(vcpu) == expected
 
 
 # ---- queue and slices ----
@@ -385,6 +298,66 @@ def test_a_vcpu_that_was_off_or_asleep_is_no_candidate() -> None:
     assert host.cpus.vcpus == [1]
 
 
+def test_a_yield_may_go_to_what_has_only_just_woken_if_that_is_asked_for() -> None:
+    """KVM: `ready` is set by kvm_vcpu_wake_up() too."""
+    host = Host(2, 1, options={"directed": DirectedYield(woken=True)})
+    host.wake_all()
+    assert host.scheduler.candidates() == [1]
+    host.scheduler.yield_(0)
+    assert host.cpus.vcpus == [1]
+
+
+@pytest.mark.parametrize(
+    ("in_kernel", "boosted"),
+    [
+        ({0, 1, 2, 3}, 1),  # the spinner, 0, is in its kernel, and so is 1
+        ({0, 2, 3}, 2),  # 1 was preempted in user space
+        ({1, 2, 3}, 1),  # a spinner in user space passes over nobody
+        ({2, 3}, 1),
+        ({0}, 0),  # nobody is left
+    ],
+)
+def test_a_spinner_in_the_kernel_passes_over_what_was_preempted_in_user_space(
+    in_kernel: set[int], boosted: int
+) -> None:
+    """KVM: kvm_arch_vcpu_preempted_in_kernel() in kvm_vcpu_on_spin()."""
+    directed = DirectedYield(in_kernel=in_kernel.__contains__)
+    host = Host(4, 1, options={"directed": directed})
+    host.wake_all()
+    for _ in range(4):
+        host.end_slice()
+    assert host.cpus.vcpus == [0]
+    host.scheduler.yield_(0)
+    assert host.cpus.vcpus == [boosted]
+    host.check()
+
+
+def test_what_has_only_just_woken_is_not_passed_over_wherever_it_is() -> None:
+    """KVM asks for the mode of a VCPU only if it was preempted."""
+    directed = DirectedYield(woken=True, in_kernel={0}.__contains__)
+    host = Host(2, 1, options={"directed": directed})
+    host.wake_all()
+    host.scheduler.yield_(0)
+    assert host.cpus.vcpus == [1]
+
+
+def test_to_be_passed_over_for_user_space_leaves_its_turn_as_it_was() -> None:
+    """The filter comes before kvm_vcpu_eligible_for_directed_yield(), which changes its answer."""
+    user: set[int] = set()
+    directed = DirectedYield(in_kernel=lambda vcpu: vcpu not in user)
+    host = Host(2, 1, options={"directed": directed})
+    host.wake_all()
+    host.end_slice()
+    host.scheduler.yield_(0)  # 1 spins, 0 gets its CPU
+    user.add(1)
+    host.scheduler.yield_(0)
+    assert not host.scheduler.tasks[1].eligible
+    user.clear()
+    host.scheduler.yield_(0)
+    assert host.scheduler.tasks[1].eligible
+    assert host.cpus.vcpus == [0]
+
+
 # ---- accounting ----
 
 
@@ -486,7 +459,7 @@ class AnySkew(RuleBasedStateMachine):
 
 
 def test_a_script_alone_decides_who_runs() -> None:
-    host = Host(2, 1, scripted=True)
+    host = Host(2, 1, kind=ScriptedScheduler)
     host.wake_all()
     assert host.cpus.vcpus == [None]
     host.script.place(0, 1, 100)
@@ -509,7 +482,7 @@ def test_a_script_alone_decides_who_runs() -> None:
 
 
 def test_a_scripted_vcpu_that_sleeps_keeps_its_cpu() -> None:
-    host = Host(2, 1, scripted=True)
+    host = Host(2, 1, kind=ScriptedScheduler)
     host.wake_all()
     host.script.place(0, 0, 0)
     host.at(100)
@@ -523,7 +496,7 @@ def test_a_scripted_vcpu_that_sleeps_keeps_its_cpu() -> None:
 
 
 def test_a_scripted_vcpu_may_have_its_cpu_before_it_wakes() -> None:
-    host = Host(1, 1, scripted=True)
+    host = Host(1, 1, kind=ScriptedScheduler)
     host.script.place(0, 0, 0)
     assert host.cpus.vcpus == [None]
     host.scheduler.wake(0, 50)
@@ -532,7 +505,7 @@ def test_a_scripted_vcpu_may_have_its_cpu_before_it_wakes() -> None:
 
 @BOTH
 def test_a_scripted_preemption_is_published(policy: Policy) -> None:
-    host = Host(1, 1, policy, scripted=True)
+    host = Host(1, 1, policy, kind=ScriptedScheduler)
     host.wake_all()
     host.script.place(0, 0, 0)
     host.script.place(0, None, 100)
@@ -543,7 +516,7 @@ def test_a_scripted_preemption_is_published(policy: Policy) -> None:
 
 def test_a_script_swaps_two_vcpus() -> None:
     """From 100 ns on, CPU 0 belongs to VCPU 1 and CPU 1 to VCPU 0, so both run."""
-    host = Host(2, 2, scripted=True)
+    host = Host(2, 2, kind=ScriptedScheduler)
     host.wake_all()
     host.script.place(0, 0, 0)
     host.script.place(1, 1, 0)
@@ -555,7 +528,7 @@ def test_a_script_swaps_two_vcpus() -> None:
 
 
 def test_a_script_moves_a_vcpu_whichever_line_comes_first() -> None:
-    host = Host(1, 2, scripted=True)
+    host = Host(1, 2, kind=ScriptedScheduler)
     host.wake_all()
     host.script.place(0, 0, 0)
     host.script.place(1, 0, 100)
@@ -572,7 +545,7 @@ class AnyScript(RuleBasedStateMachine):
     )  # fmt: skip
     def create(self, vcpus: int, pcpus: int, policy: Policy) -> None:
         self.now = 0
-        self.host = Host(vcpus, pcpus, policy, scripted=True)
+        self.host = Host(vcpus, pcpus, policy, kind=ScriptedScheduler)
         self.wanted: list[int | None] = [None] * pcpus
 
     @rule(by=st.integers(0, 3 * SLICE))

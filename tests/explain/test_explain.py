@@ -24,6 +24,7 @@ from pvlock.cli.explain import _compare, _show
 from pvlock.errors import TraceError
 from pvlock.explain import findings, timeline
 from pvlock.explain.findings import Chain, Culprit, Findings, Pair, find, sentence, vcpu_ms
+from pvlock.extras import remedy
 from pvlock.trace import perfetto
 from pvlock.trace import table as trace_table
 from pvlock.trace.attribution import Part
@@ -338,7 +339,7 @@ def test_missing_extras(module: str, extra: str, figure: bool, tmp_path: Path) -
     options: list[str | Path] = ["--figure", tmp_path / "a.png"] if figure else []
     done = explain(path, *options, before=f"sys.modules[{module!r}] = None")
     assert done.status == 2
-    assert f"{module}, which is not installed: pip install 'pvlock[{extra}]'" in done.err
+    assert f"{module}, which is not installed: {remedy(extra)}" in done.err
     assert (done.out, done.err.count("\n")) == ("", 1)
     assert not (tmp_path / "a.png").exists()
 

@@ -86,7 +86,7 @@ def test_one_more_field_is_an_option_and_an_axis() -> None:
     (option,) = (param for param in command.params if param.name == "tlb_ns")
     assert option.opts == ["--tlb-cost"]
     assert option.type.convert("2us", None, None) == 2_000
-    with pytest.raises(click.UsageError, match="not between 0 ns and 5000 ns"):
+    with pytest.raises(click.UsageError, match="not between 0ns and 5us"):
         option.type.convert("6us", None, None)
     assert [param.name for param in command.params] == [f.name for f in fields(Larger)]
 
@@ -95,7 +95,7 @@ def test_one_more_field_is_an_option_and_an_axis() -> None:
         *("tlb-cost", "tlb_ns", "200ns", "tlb_ns"),
     )
     assert axis.parse("2us") == 2_000
-    with pytest.raises(ValueError, match="not between 0 ns and 5000 ns"):
+    with pytest.raises(ValueError, match="not between 0ns and 5us"):
         axis.parse("6us")
     with pytest.raises(ConfigError, match="tlb_ns: 5001 is not between 0 ns and 5000 ns"):
         Larger(tlb_ns=5_001)
@@ -152,7 +152,7 @@ def test_a_new_cost_is_one_line_in_one_file(package: Path, tmp_path: Path) -> No
 def test_settings_are_a_workload_and_a_host() -> None:
     assert {f.name for f in fields(Settings)} - {f.name for f in fields(Host)} == WORKLOAD_ONLY
     ours = {f.name for f in fields(EngineConfig)} - {f.name for f in fields(Host)}
-    assert ours == {"script", "record", "coalesced"}
+    assert ours == {"script", "record", "coalesced", "audit"}
     assert Settings(slice_ns=5_000).keywords() == Host(slice_ns=5_000).keywords()
 
 
@@ -160,6 +160,7 @@ def test_the_order_of_the_settings_in_files_is_what_it_was() -> None:
     assert list(Settings().facts()) == [
         *("guest", "vcpus", "pcpus", "duration_ns", "slice_ns", "quantum_ns", "policy", "engine"),
         *("cs_ns", "think_ns", "seed", "trap_wfe", "exit_ns", "switch_ns", "pauth"),
+        *("scheduler", "yield_woken", "yield_filter", "hint"),
     ]
 
 
@@ -186,7 +187,7 @@ def test_every_field_of_the_host_has_a_knob_whose_text_comes_back() -> None:
         ("switch_ns", -1, "-1 is not between 0 ns"),
         ("seed", -1, "-1 is not a whole number from 0 to"),
         ("policy", "never", "'never' is not one of: scheduled-out, preempted"),
-        ("trap_wfe", "trap", "'trap' is not one of: trap, notrap"),
+        ("trap_wfe", "trap", "'trap' is not one of: trap, notrap, always"),
     ],
 )
 def test_limits_hold_for_a_machine_and_for_settings(name: str, value: Any, complaint: str) -> None:
@@ -206,9 +207,12 @@ def test_a_policy_may_be_given_by_its_name() -> None:
 
 
 def test_what_only_a_simulated_host_has() -> None:
-    simulated = {"slice_ns", "quantum_ns", "trap_wfe", "exit_ns", "switch_ns", "pauth"}
+    simulated = {
+        *("slice_ns", "quantum_ns", "trap_wfe", "exit_ns", "switch_ns", "pauth"),
+        *("scheduler", "yield_woken", "yield_filter", "hint"),
+    }
     assert set(simulated_only(Host)) == simulated
-    assert set(simulated_only(EngineConfig)) == simulated | {"script"}
+    assert set(simulated_only(EngineConfig)) == simulated | {"script", "audit"}
     facts = Settings().facts()
     assert without_simulated(facts, "emulator") == facts
     assert set(facts) - set(without_simulated(facts, "kvm")) == simulated
@@ -217,12 +221,22 @@ def test_what_only_a_simulated_host_has() -> None:
 # ---- guest files ----
 
 
+HEAD: Final = ["format", "kind", "version"]
 HOST: Final = [*(f.name for f in fields(Host))]
 
 
 def test_the_json_of_an_elf_file_has_what_applies_to_it(elf: Path) -> None:
     facts = json.loads(pvlock("run", elf, "--engine", "emulator", "--json", "-").stdout)
-    assert list(facts) == ["guest", *HOST, "duration_ns", "engine", "pvlock", "event", "usage"]
+    assert list(facts) == [
+        *HEAD,
+        "guest",
+        *HOST,
+        "duration_ns",
+        "engine",
+        "pvlock",
+        "event",
+        "usage",
+    ]
     assert facts["guest"] == str(elf)
     assert (facts["duration_ns"], facts["policy"]) == (100_000_000, "scheduled-out")
 
@@ -235,7 +249,7 @@ def test_the_json_of_a_linux_image_has_a_duration_only_where_it_was_given(
     done = pvlock("run", linux, "--engine", "emulator", *options, "--json", "-")
     facts = json.loads(done.stdout)
     duration = ["duration_ns"] if limit else []
-    assert list(facts) == ["guest", *HOST, *duration, "engine", "pvlock", "event", "usage"]
+    assert list(facts) == [*HEAD, "guest", *HOST, *duration, "engine", "pvlock", "event", "usage"]
     assert facts.get("duration_ns") == (20_000_000 if limit else None)
     assert (facts["policy"], facts["event"]) == ("preempted", "off")
 

@@ -158,6 +158,15 @@ def test_they_apply(
     git(folder, "reset", "-q", "--hard")
 
 
+def test_the_experiment_applies_on_top_of_them(tree: Callable[[str], Path]) -> None:
+    folder = tree("6.12")
+    path = series.folder() / "experiments" / "yield-by-hint.patch"
+    source.apply([*series.patches("guest"), series.Patch(path, ("guest",))], folder)
+    assert (folder / "arch/arm64/kernel/pvhint.c").read_text().count("PV_YIELD_TO") == 3
+    git(folder, "reset", "-q", "--hard")
+    git(folder, "clean", "-fdxq")
+
+
 def test_checkpatch_has_nothing_to_say(tree: Callable[[str], Path]) -> None:
     folder = tree("6.12")
     done = subprocess.run(

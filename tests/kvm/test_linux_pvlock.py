@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from kvm.conftest import FILES
-from pvlock import Machine, SystemEvent
+from pvlock import Machine, SystemEvent, image
 from pvlock.abi import Policy
+from pvlock.loads import run
+from pvlock.loads.run import Files, Settings
 
 VCPUS, PCPUS = 4, 2
 LIMIT_NS = 300_000_000_000
@@ -47,3 +49,15 @@ def test_linux_reads_what_is_published(files: tuple[Path, Path]) -> None:
     }
     assert addresses["flag"] == addresses["off"] == addresses["again"]
     assert len(addresses["flag"]) == VCPUS
+
+
+def test_loads_run(files: tuple[Path, Path]) -> None:
+    data = files[0].read_bytes()
+    settings = Settings(
+        ("create", "mmap", "pipe"), engine="kvm", vcpus=VCPUS, pcpus=PCPUS,
+        duration_ns=200_000_000,
+    )  # fmt: skip
+    result = run.run("with", settings, Files(image.parse(data, "Image"), data, None))
+    assert result is not None
+    assert list(result.loads) == list(settings.loads)
+    assert all(sum(counted.operations) for counted in result.loads.values())

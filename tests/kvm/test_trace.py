@@ -2,6 +2,7 @@
 """Traces of machines on KVM: the host's switches and the guest's locks, on the guest's counter."""
 
 import itertools
+import json
 import struct
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from kvm.conftest import DEADLINE_NS
-from pvlock import Machine, SystemEvent, workload
+from pvlock import Machine, SystemEvent, engines, workload
 from pvlock.engines.contract import Ready, Recording, Switch, unpack
 from pvlock.explain import findings
 from pvlock.memory_map import RAM_BASE
@@ -178,8 +179,14 @@ def test_a_trace_file_is_of_the_run_and_is_explained(tmp_path: Path, nothing_lef
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    pvlock("run", "mutex", "--engine", "kvm", "--vcpus", str(VCPUS), "--pcpus", str(PCPUS),
-           "--duration", "20ms", "--trace", "t.pftrace")  # fmt: skip
+    said = pvlock("run", "mutex", "--engine", "kvm", "--vcpus", str(VCPUS), "--pcpus", str(PCPUS),
+                  "--duration", "20ms", "--trace", "t.pftrace", "--repeat", "2",
+                  "--json", "t.json")  # fmt: skip
+    facts = json.loads((tmp_path / "t.json").read_text())
+    assert len(facts["repetitions"]) == 2 and "baseline, 2 of 2: done" in said
+    # In the lab a CPU's time means nothing, and nothing is said of it.
+    assert facts["emulated_cpus"] is engines.cpus_are_emulated()
+    assert ("No verdict: " in said) is (facts["verdict"] == "none") is facts["emulated_cpus"]
     for name, pvlock_there in (("without", False), ("with", True)):
         events = perfetto.read(tmp_path / f"t.{name}.pftrace")
         assert (events.vcpus, events.pcpus) == (VCPUS, PCPUS)

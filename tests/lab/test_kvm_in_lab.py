@@ -3,12 +3,12 @@
 
 import ast
 import json
+import os
 import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from importlib import util
 from pathlib import Path
 
 import build_native
@@ -16,15 +16,17 @@ import pytest
 
 from asm import ROOT
 from pvlock import Machine, SystemEvent
-from pvlock.lab import payload, tools
+from pvlock.cli.lab import TRACE_PACKAGES, TRACE_WITH
+from pvlock.lab import tools
 
 TESTS = ROOT / "tests"
 GUESTS = ("calls", "contract", "flags", "reset", "samples", "stores")
 COMPARED = ("calls", "contract", "stores")
-HELPERS = ("recorder.py", "../build_native.py")
-# protobuf is installed with code for this machine's processor, but also works in pure Python.
-LIBRARIES = "/usr/lib/aarch64-linux-gnu/blas:/usr/lib/aarch64-linux-gnu/lapack"
-"""NumPy's, which Debian finds by links that are made when a package is configured."""
+HELPERS = ("recorder.py", "ftrace.py", "../build_native.py")
+WITH = ("pytest", *TRACE_WITH)
+PACKAGES = (*TRACE_PACKAGES, "qemu-system-arm")
+# For how long top is compared with the kernel's own recorder.
+SECONDS = [f"{name}={os.environ[name]}" for name in ["PVLOCK_TOP_SECONDS"] if name in os.environ]
 
 
 def names() -> list[str]:
@@ -63,22 +65,20 @@ def results(
     build_native.build_bpf(TESTS / "bpf" / "recorder.bpf.c", files / "recorder.bpf.o")
     added = [f"{TESTS / 'kvm'}:/root/kvm", f"{files}:/root/files"]
     added += [f"{TESTS / name}:/root/{Path(name).name}" for name in HELPERS]
-    protobuf = util.find_spec("google")
-    assert protobuf is not None and protobuf.submodule_search_locations is not None
-    added += [f"{protobuf.submodule_search_locations[0]}:/{payload.SITE}/google"]
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "pvlock", "lab", "--timeout", "540", "--out", str(out)),
-            *("--exec", "--with", "pytest", "--with", "perfetto", "--package", "python3-numpy"),
+            *(sys.executable, "-m", "pvlock", "lab", "--timeout", "840", "--out", str(out)),
+            *("--exec", *(word for name in WITH for word in ("--with", name))),
+            *(word for name in PACKAGES for word in ("--package", name)),
             *(word for path in added for word in ("--add", path)),
-            *("--", "env", "PVLOCK_LAB_FILES=/root/files", f"LD_LIBRARY_PATH={LIBRARIES}"),
+            *("--", "env", "PVLOCK_LAB_FILES=/root/files", *SECONDS),
             *("python3", "-m", "pytest", "-q"),
             *("-p", "no:cacheprovider", "--junitxml=/out/kvm.xml"),
             *sorted(f"/root/kvm/{path.name}" for path in (TESTS / "kvm").glob("test_*.py")),
         ],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=900,
     )
     report = out / "kvm.xml"
     assert report.exists(), f"status {done.returncode}\n{done.stdout}\n{done.stderr}"

@@ -262,6 +262,8 @@ def test_missing_programs_are_one_line(
         (["--cache", "/dev/null/x", "--build"], "/dev/null/x"),
         (["--cpus", "0", "--", "--version"], "--cpus"),
         (["--timeout", "nan", "--", "--version"], "--timeout"),
+        (["--", "run", "--trace", "/out/x"], "would be lost with the lab; say --out DIR"),
+        (["--out", "/tmp", "--", "run", "--trace=x"], "--trace /out/x after it"),
     ],
 )
 def test_bad_options_are_one_line(
@@ -311,6 +313,14 @@ def test_pvlock_and_what_it_imports_go_in() -> None:
     assert not [name for name in found if re.search(r"\.so|\.pyc|\.pth|/unicorn/", name)]
     assert not any(name.startswith(f"{site}/_pytest") for name in found)
     assert f"{site}/_pytest/__init__.py" in written(["true"], distributions=["pytest"])
+
+
+def test_what_a_trace_needs_goes_in() -> None:
+    """perfetto and protobuf, whose code for this machine's processor is left out."""
+    found = written(["true"], distributions=[*lab_command.TRACE_WITH])
+    for name in ("perfetto/protos", "google/protobuf/internal/python_message.py"):
+        assert any(path.startswith(f"{payload.SITE}/{name}") for path in found)
+    assert not [name for name in found if re.search(r"\.so", name)]
 
 
 def test_python_package_that_is_not_there() -> None:
@@ -513,6 +523,31 @@ def test_time_is_bounded_and_qemu_ends(fake_lab: FakeLab, tmp_path: Path) -> Non
             break
     pid = int((tmp_path / "pid").read_text())
     assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("", "has not come to the command yet"),
+        ("channel['status'].send(b'started\\n')", "no sign of life for [2-9] s; it stands still"),
+        (
+            "while not channel['status'].send(b'started\\n') or not time.sleep(0.1): pass",
+            "the host is alive",
+        ),
+    ],
+)
+def test_what_became_of_a_host_whose_time_is_up(
+    fake_lab: FakeLab, monkeypatch: pytest.MonkeyPatch, program: str, words: str
+) -> None:
+    monkeypatch.setattr(relay, "SILENT_SECONDS", 2)
+    with pytest.raises(LabError, match=words):
+        fake_lab.run(f"{program}\ntime.sleep(1000)", timeout=5)
+
+
+def test_a_sign_of_life_is_no_status(fake_lab: FakeLab) -> None:
+    assert fake_lab.run("channel['status'].send(b'started\\nalive\\n7\\n')") == 7
+    with pytest.raises(LabError, match="ended before its command"):
+        fake_lab.run("channel['status'].send(b'started\\nalive\\n')")
 
 
 def test_escape_ends_a_lab_with_a_terminal() -> None:

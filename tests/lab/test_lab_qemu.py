@@ -21,6 +21,7 @@ from test_lab import PATIENCE_S, lab
 from command_line import ENVIRONMENT, PVLOCK, Done, complaint
 from pvlock import __version__
 from pvlock.lab import image, relay, tools
+from pvlock.trace import perfetto
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +231,23 @@ def test_time_is_up(real: None, tmp_path: Path) -> None:
     assert done.status == 1
     assert "--timeout" in complaint(done)
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_trace_in_one_command(real: None, tmp_path: Path) -> None:
+    """What docs/lab.md says: nothing else is asked for. (QEMU is only so that no image is new.)"""
+    done = lab(
+        "--package", "qemu-system-arm", "--out", str(tmp_path), "--", "run", "mutex",
+        "--engine", "kvm", "--vcpus", "4", "--pcpus", "2", "--duration", "20ms",
+        "--trace", "/out/mutex.pftrace",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    # One comparison, and no verdict, as its CPUs are emulated.
+    assert "without: done" in done.out and "No verdict: the CPUs of this host are" in done.out
+    for name, pvlock_there in (("without", False), ("with", True)):
+        events = perfetto.read(tmp_path / f"mutex.{name}.pftrace")
+        assert (events.vcpus, events.pcpus) == (4, 2)
+        assert events.settings["pvlock"] is pvlock_there
+        assert events.locks()
 
 
 def test_a_panic_of_the_labs_kernel(real: None) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvlock import files
-from pvlock.errors import ConfigError
+from pvlock.errors import ConfigError, OutputError
 
 
 def names(folder: Path) -> list[str]:
@@ -63,7 +63,7 @@ def test_a_block_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
         file.write_text("half")
         _ = 1 / 0
     with (
-        pytest.raises(ConfigError, match="who: No space"),
+        pytest.raises(OutputError, match="who: No space"),
         files.replacing(tmp_path / "out", "who"),
     ):
         Path("/dev/full").write_text("x")

@@ -23,6 +23,7 @@ else:
 from kernels import header, kernel, xz, zboot, zboot_of, zst
 from pvlock import Machine
 from pvlock.errors import ImageError
+from pvlock.extras import remedy
 from pvlock.image import Kind, check_granule, opened, packed, parse
 
 ARM64_FILTER = 0x0A
@@ -134,7 +135,7 @@ def test_a_filter_that_liblzma_does_not_have() -> None:
     ("modules", "form", "message"),
     [
         (("compression", "compression.zstd", "backports.zstd"), "zstd",
-         "needs backports.zstd, which is not installed: pip install 'pvlock[zstd]'"),
+         f"needs backports.zstd, which is not installed: {remedy('zstd')}"),
         (("lzma",), "xz", "needs Python's lzma module, which this Python was built without"),
     ],
 )  # fmt: skip

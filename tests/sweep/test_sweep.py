@@ -21,6 +21,7 @@ from pvlock import workload
 from pvlock.abi import Policy
 from pvlock.engines.emulator.engine import EmulatorEngine
 from pvlock.errors import ConfigError, PvlockError
+from pvlock.extras import remedy
 from pvlock.sweep import files, fingerprint
 from pvlock.sweep.cache import Cache, default_folder
 from pvlock.sweep.executors import DaskExecutor, LocalExecutor
@@ -107,6 +108,7 @@ def test_a_key_names_everything_that_decides_a_result(
         "guest": "mutex", "vcpus": 3, "pcpus": 2, "duration_ns": 5_000, "slice_ns": 5_000,
         "quantum_ns": 10, "policy": Policy.PREEMPTED, "engine": "other", "cs_ns": 1, "think_ns": 1,
         "seed": 2, "trap_wfe": False, "exit_ns": 100, "switch_ns": 1, "pauth": True,
+        "scheduler": "eevdf", "yield_woken": True, "yield_filter": True, "hint": "after",
     }  # fmt: skip
     assert set(others) >= {f for f in Settings.__dataclass_fields__ if f != "engine"}
     for field, value in others.items():
@@ -449,7 +451,7 @@ def test_a_missing_library_is_named_with_its_remedy(
     done = pvlock("sweep", *GRID, *arguments, "--cache", str(tmp_path), env={"PYTHONPATH": path})
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
-    assert f"{module}, which is not installed: pip install 'pvlock[{extra}]'" in last
+    assert f"{module}, which is not installed: {remedy(extra)}" in last
 
 
 # ---- files and pictures ----

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pvlock.abi import Policy
 from pvlock.errors import WatchError
 from pvlock.top import names, proc, usage
+from pvlock.top.flags import Compared
 from pvlock.top.session import Choice, Session
 from pvlock.top.slots import Feature
 from pvlock.top.threads import Snapshot
@@ -27,10 +29,10 @@ PATIENCE_S = 60
 
 
 @contextlib.contextmanager
-def vm(spin: int, halt: int, cpu: int) -> Iterator[int]:
+def vm(spin: int, halt: int, cpu: int, *flags: str) -> Iterator[int]:
     """Run a VM of `spin` VCPUs that never stop and `halt` that halt; give its process."""
     with subprocess.Popen(
-        [sys.executable, str(VMM), str(spin), str(halt), str(cpu)],
+        [sys.executable, str(VMM), str(spin), str(halt), str(cpu), *flags],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:
@@ -168,6 +170,51 @@ def test_vcpus_by_their_threads_names(may_watch: None, cpu: int) -> None:
             if numbers != [None]:  # not yet inside KVM
                 break
     assert numbers == [0]
+
+
+def flags_of(session: Session, pid: int) -> list[Compared]:
+    """Return what was compared of the three VCPUs, when those that run have been seen both ways."""
+    flags = [Compared(Policy.SCHEDULED_OUT) for _ in range(3)]
+    for _ in attempts():
+        interval = session.interval(1)
+        (found,) = (each for each in interval.vms if each.tgid == pid)
+        for total, thread in zip(flags, found.threads, strict=True):
+            new = interval.flags.get(thread.thread.key.tid)
+            if new is None:
+                continue
+            for what in ("looks", "flag", "truth", "differ"):
+                setattr(total, what, getattr(total, what) + getattr(new, what))
+            total.policy = new.policy
+        if all(0 < each.truth < each.looks for each in flags[:2]) and flags[2].looks > 9:
+            break
+    return flags
+
+
+@pytest.mark.parametrize("policy", list(Policy))
+def test_flags_beside_the_truth(may_watch: None, cpu: int, policy: Policy) -> None:
+    """Two VCPUs take turns, and one halts: what they publish is what they do."""
+    with vm(2, 1, cpu, policy) as pid, Session(Choice()) as session:
+        flags = flags_of(session, pid)
+    assert all(each.policy is policy and each.differ == 0 for each in flags)
+    assert all(each.flag == each.truth for each in flags)
+    assert flags[2].flag == (flags[2].looks if policy is Policy.SCHEDULED_OUT else 0)
+
+
+def test_flags_that_are_wrong(may_watch: None, cpu: int) -> None:
+    """One VM lies of a VCPU that halts; another publishes nothing."""
+    command = [sys.executable, "-m", "pvlock", "top", "--vcpus", "--once", "--interval", "2s"]
+    with vm(2, 1, cpu, Policy.SCHEDULED_OUT, "lie") as pid, vm(1, 0, cpu) as other:
+        with Session(Choice()) as session:
+            flags = flags_of(session, pid)
+            interval = session.interval(0.5)
+            (silent,) = (each for each in interval.vms if each.tgid == other)
+            assert silent.threads[0].thread.key.tid not in interval.flags
+        assert [each.differ for each in flags] == [0, 0, flags[2].looks]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    lines = shown.splitlines()
+    assert "flags WRONG in" in lines[0] and "flag/is" in lines[1]
+    (halted,) = (words for line in lines if (words := line.split())[:2] == ["VCPU", "2"])
+    assert halted[9] == "0/100"
 
 
 def test_512_vcpus(watcher: Watcher, cpu: int) -> None:

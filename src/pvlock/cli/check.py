@@ -12,7 +12,9 @@ from click.core import ParameterSource
 
 from pvlock import engines
 from pvlock.abi import Policy
-from pvlock.cli.shared import NOT_OFFERED, engine_option, say
+from pvlock.cli.outputs import refuse_collisions
+from pvlock.cli.screen import paragraph
+from pvlock.cli.shared import Status, engine_option, say
 from pvlock.errors import ConfigError, LogError, PvlockError
 from pvlock.files import replacing
 from pvlock.memory_map import MAX_VCPUS
@@ -25,6 +27,7 @@ PROFILES = ("document", "series", "pvlock")
 FORMATS = ("tap", "json", "junit")
 _FILE = click.Path(path_type=Path)
 _VCPUS = click.IntRange(1, MAX_VCPUS)
+_LIST_INDENT = 38
 _UP_TO_THE_HOST = ("BLOCKS", "OVERCOMMIT", "PARALLEL")
 """What no engine can promise on a real host, which schedules as it likes."""
 _ONLY_ENGINES = ("engine", "policy", "vcpus", "pcpus")
@@ -48,11 +51,29 @@ _ONLY_ENGINES = ("engine", "policy", "vcpus", "pcpus")
 @click.option(
     "--policy", type=click.Choice([p.value for p in Policy]), help="Only this one.  [default: both]"
 )
-@click.option("--vcpus", type=_VCPUS, default=4, show_default=True)
-@click.option("--pcpus", type=_VCPUS, default=2, show_default=True)
-@click.option("--format", "form", type=click.Choice(FORMATS), default="tap", show_default=True)
-@click.option("--image", type=_FILE, help="Write the guest as a Linux Image, and do nothing else.")
-@click.option("--elf", type=_FILE, help="Write the guest as an ELF file, and do nothing else.")
+@click.option(
+    "--vcpus", type=_VCPUS, default=4, show_default=True, metavar="N", help="VCPUs of the guest."
+)
+@click.option(
+    "--pcpus", type=_VCPUS, default=2, show_default=True, metavar="N", help="CPUs that they share."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default="tap",
+    show_default=True,
+    help="The form of the report: for people, for programs, for CI.",
+)
+@click.option(
+    "--image",
+    type=_FILE,
+    metavar="FILE",
+    help="Write the guest as a Linux Image, and do nothing else.",
+)
+@click.option(
+    "--elf", type=_FILE, metavar="FILE", help="Write the guest as an ELF file, and do nothing else."
+)
 @click.option(
     "--parse",
     "log",
@@ -122,6 +143,8 @@ def _only_write(listing: bool, image: Path | None, elf: Path | None, cases: Sequ
     from pvlock.conformance import audit, userspace
     from pvlock.conformance.cases import binary, guest_cases, select
 
+    named = (("--image", image), ("--elf", elf))
+    refuse_collisions([(option, path) for option, path in named if path is not None])
     for path, kind in ((image, "Image"), (elf, "elf")):
         if path is not None:
             with replacing(path) as file:
@@ -130,7 +153,8 @@ def _only_write(listing: bool, image: Path | None, elf: Path | None, cases: Sequ
     if listing:
         known = (*guest_cases(), *audit.CASES, *userspace.cases())
         for case in select(known, cases or ("*",)):
-            print(f"{case.clause + '/' + case.tag:<14} {case.name:<22} {case.what}")
+            text = f"{case.clause + '/' + case.tag:<14} {case.name:<22} {case.what}"
+            paragraph(text, sys.stdout, _LIST_INDENT)
 
 
 def _run(
@@ -209,4 +233,4 @@ def _report(found: "_Found", profile: str, form: str, absent_ok: bool) -> int:
         say(f"interface {found.absent}; --absent-ok accepts that, --present calls it a failure")
     if judgement.succeeds:
         return 0
-    return NOT_OFFERED if judgement.conclusion is Conclusion.ABSENT else 1
+    return Status.NOT_OFFERED if judgement.conclusion is Conclusion.ABSENT else 1

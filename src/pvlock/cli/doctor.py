@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from pvlock import __version__, engines
+from pvlock.cli.screen import console, paragraph, show
 from pvlock.cli.shared import json_writer
 from pvlock.errors import EngineUnavailable, LabError, PvlockError
 
 if TYPE_CHECKING:
     from pvlock.engines.kvm.probe import Finding
-
-_WIDTH = 100
 
 
 @click.command()
@@ -32,13 +31,14 @@ def doctor(json_to: str | None) -> None:
     write = json_writer(json_to)
     kvm, emulator, lab, seen = probe.findings(), _emulator(), _lab(), top.findings()
     engine, because = _choice(kvm, emulator)
-    facts = {"pvlock": __version__, "engine": engine, "because": because}
+    facts = {"engine": engine, "because": because}
     answers = {"kvm": kvm, "emulator": [emulator], "lab": lab, "top": seen}
     lists = {name: [asdict(each) for each in found] for name, found in answers.items()}
-    write(report.to_json(facts | lists))
+    write(report.to_json(report.document("doctor", facts | lists)))
     say = sys.stderr if json_to == "-" else sys.stdout
     takes = f"auto takes the engine {engine}" if engine else "no engine can run here"
-    print(f"pvlock {__version__}: {takes}: {because}\n", file=say)
+    paragraph(f"pvlock {__version__}: {takes}: {because}", say)
+    print(file=say)
     sections = {
         "engine kvm": [each for each in kvm if each.needed],
         "engine kvm does without": [each for each in kvm if not each.needed],
@@ -47,6 +47,7 @@ def doctor(json_to: str | None) -> None:
         "pvlock top": seen,
     }
     _print(sections, say)
+    paragraph(f"\n{_advice(engine, kvm, emulator, lab)}", say)
     if engine is None:
         sys.exit(1)
 
@@ -68,6 +69,30 @@ def _choice(kvm: "Sequence[Finding]", emulator: "Finding") -> tuple[str | None, 
     if emulator.state is State.YES:
         return "emulator", because
     return None, f"{because}; emulator: {emulator.because}"
+
+
+def _advice(
+    engine: str | None, kvm: "Sequence[Finding]", emulator: "Finding", lab: "Sequence[Finding]"
+) -> str:
+    """Say in one sentence what to do now."""
+    from pvlock.engines.kvm.probe import State, first_missing
+
+    if engine == "kvm":
+        return "So: pvlock run works here, on this host's KVM."
+    if engine is None:
+        remedy = emulator.remedy
+        if engines.named() == "kvm" and (missing := first_missing(kvm)):
+            remedy = f"{missing.remedy or 'use another host'}, or unset {engines.VARIABLE}"
+        return f"So: {remedy}; then say pvlock doctor again."
+    sentence = "So: pvlock run works here, on the emulator; "
+    missing = first_missing(kvm)
+    if missing is None:
+        return f"{sentence}--engine kvm takes this host's KVM."
+    if missing.what == "arm64 CPU":
+        absent = next((each for each in lab if each.state is not State.YES), None)
+        first = f"{absent.remedy}, then " if absent else ""
+        return f"{sentence}for KVM, {first}pvlock lab -- run mutex --engine kvm --vcpus 4."
+    return f"{sentence}for KVM: {missing.remedy or missing.because}."
 
 
 def _emulator() -> "Finding":
@@ -102,7 +127,6 @@ def _lab() -> "list[Finding]":
 
 
 def _print(sections: "dict[str, list[Finding]]", say: TextIO) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -121,5 +145,4 @@ def _print(sections: "dict[str, list[Finding]]", say: TextIO) -> None:
             remedy = each.remedy
             answer = Text(each.state, style=colours[each.state], no_wrap=True)
             table.add_row(Text(f"  {each.what}", no_wrap=True), answer, because)
-    width = None if say.isatty() else _WIDTH
-    Console(file=say, width=width, highlight=False, markup=False).print(table)
+    show(console(say), table, 2)

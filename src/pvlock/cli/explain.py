@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pvlock.cli.shared import json_writer, say
+from pvlock.cli.outputs import refuse_collisions, write_each
+from pvlock.cli.page_file import PageFile, html_option
+from pvlock.cli.screen import console, show
+from pvlock.cli.shared import json_output, json_writer, say
 from pvlock.errors import ConfigError, TraceError
 from pvlock.extras import load_extra
 
@@ -26,7 +29,12 @@ _FILE = click.Path(path_type=Path)
 @click.argument("other", type=_FILE, required=False)
 @click.option("--lock", metavar="NAME|ADDRESS", help="Only the waits for this lock.")
 @click.option(
-    "--top", type=click.IntRange(1, 1000), default=4, show_default=True, help="Rows of each list."
+    "--top",
+    type=click.IntRange(1, 1000),
+    default=4,
+    show_default=True,
+    metavar="N",
+    help="Rows of each list.",
 )
 @click.option(
     "--figure",
@@ -34,10 +42,11 @@ _FILE = click.Path(path_type=Path)
     metavar="FILE",
     help="Draw the timeline (.png, .svg): 50 ms of it at most.",
 )
+@html_option("Write all this as one page for a browser, with a timeline to zoom into.")
 @click.option("--json", "json_to", metavar="FILE|-", help="Write the findings as JSON.")
 def explain(
     trace: Path, other: Path | None, lock: str | None, top: int, figure: Path | None,
-    json_to: str | None,
+    html_to: Path | None, json_to: str | None,
 ) -> None:  # fmt: skip
     """Say who waited for whom in TRACE, and what off its CPU kept them waiting.
 
@@ -46,8 +55,6 @@ def explain(
     """
     for module in ("numpy", "perfetto"):
         load_extra(module, "trace", "pvlock explain")
-    from rich.console import Console
-
     from pvlock import report
     from pvlock.explain import findings, host
     from pvlock.trace import perfetto
@@ -56,28 +63,43 @@ def explain(
         from pvlock.explain import timeline
 
         timeline.check(figure)
+    page = PageFile(html_to) if html_to else None
     out = sys.stderr if json_to == "-" else sys.stdout
-    console = Console(
-        file=out, width=None if out.isatty() else 100, highlight=False, markup=False, emoji=False
-    )
+    shown = console(out)
     write = json_writer(json_to)
+    refuse_collisions(
+        [
+            *([("--figure", figure)] if figure else ()),
+            *([("--html", html_to)] if html_to else ()),
+            *json_output(json_to),
+        ],
+        [("TRACE", trace), *([("OTHER", other)] if other else ())],
+    )
     traces = [perfetto.read(path) for path in (trace, other) if path]
     if any(host.is_host(events) for events in traces):
-        if other or lock or figure:
+        if other or lock or figure or page:
             raise ConfigError(f"{trace} is of a host: it has no locks, nor another to compare with")
-        _host(console, traces[0], top, write)
+        _host(shown, traces[0], top, write)
         return
     paths = (path for path in (trace, other) if path)
     found = [_findings(*each, lock, top) for each in zip(paths, traces, strict=True)]
     facts = [findings.as_dict(one) for one in found]
-    write(report.to_json({"traces": facts} if other else facts[0]))
     if other:
-        _compare(console, found)
+        _compare(shown, found)
     else:
-        _show(console, found[0], top)
-    if figure:
-        timeline.draw(figure, found)
-        say(f"wrote {figure}")
+        _show(shown, found[0], top)
+
+    def draw() -> None:
+        if figure:
+            timeline.draw(figure, found)
+            say(f"wrote {figure}")
+
+    def write_page() -> None:
+        if page:
+            page.write(traces, out, lock)
+
+    result = ("explain-pair", {"traces": facts}) if other else ("explain", facts[0])
+    write_each(lambda: write(report.to_json(report.document(*result))), draw, write_page)
 
 
 def _host(console: "Console", events: "Events", top: int, write: Callable[[str], None]) -> None:
@@ -85,7 +107,6 @@ def _host(console: "Console", events: "Events", top: int, write: Callable[[str],
     from pvlock.explain import host
 
     vms = host.find(events)
-    write(report.to_json(host.as_dict(events, vms)))
     console.print(host.title(events, vms))
     console.print()
     for vm in vms:
@@ -93,7 +114,8 @@ def _host(console: "Console", events: "Events", top: int, write: Callable[[str],
     if lost := events.settings.get("lost"):
         console.print(f"Not certain: {lost:,} switches were not recorded.")
     console.print()
-    console.print(host.table(vms, top))
+    show(console, host.table(vms, top))
+    write(report.to_json(report.document("explain-host", host.as_dict(events, vms))))
 
 
 def _findings(path: Path, events: "Events", lock: str | None, top: int) -> "Findings":
@@ -114,13 +136,13 @@ def _show(console: "Console", found: "Findings", top: int) -> None:
         console.print(f"Not certain: {text}.")
     if not found.total.ns:
         return
-    console.print(screen.waiting(found, top))
+    show(console, screen.waiting(found, top))
     if found.culprits:
         console.print()
-        console.print(screen.culprits(found))
+        show(console, screen.culprits(found))
     if found.pairs:
         console.print()
-        console.print(screen.pairs(found, top))
+        show(console, screen.pairs(found, top))
     if found.chains:
         console.print()
         for line in screen.chains(found):
@@ -136,4 +158,4 @@ def _compare(console: "Console", found: "list[Findings]") -> None:
         for text in findings.doubts(one):
             console.print(f"Not certain: {text}.")
         console.print()
-    console.print(screen.comparison(found[0], found[1]))
+    show(console, screen.comparison(found[0], found[1]))

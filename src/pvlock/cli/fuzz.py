@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pvlock import engines
-from pvlock.cli.shared import INTERRUPTED, engine_option, say
+from pvlock.cli.shared import Status, engine_option, say
 
 if TYPE_CHECKING:
     from pvlock.fuzz.campaign import Finding, Totals
@@ -30,9 +30,19 @@ _COUNT = click.IntRange(1, 10**12)
     metavar="N",
     help="Stop when the guests have done so many things.",
 )
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Stop after this time.")
 @click.option(
-    "--seed", type=click.IntRange(0, 2**62), default=1, show_default=True, help="The first seed."
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Stop after this time.  [default: no limit]",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**62),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="The first seed.",
 )
 @click.option(
     "--per-case",
@@ -42,7 +52,14 @@ _COUNT = click.IntRange(1, 10**12)
     metavar="N",
     help="What VCPU 0 of each guest does.",
 )
-@click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Guests at a time.",
+)
 @engine_option("emulator")
 @click.option(
     "--findings",
@@ -90,7 +107,7 @@ def fuzz(
         _keep(findings, finding)
     _print(totals, engine)
     if stop.is_set():
-        sys.exit(INTERRUPTED)
+        sys.exit(Status.INTERRUPTED)
     sys.exit(bool(totals.findings))
 
 

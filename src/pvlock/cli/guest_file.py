@@ -4,9 +4,13 @@
 import contextlib
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvlock.cli.shared import ended_by_signals, json_writer, say
+from pvlock.cli.outputs import refuse_collisions, write_each
+from pvlock.cli.page_file import PageFile
+from pvlock.cli.profile_files import ProfileFile, ProfileOptions
+from pvlock.cli.shared import ended_by_signals, json_output, json_writer, say
 from pvlock.cli.trace_files import TraceFiles
 from pvlock.errors import PvlockError
 from pvlock.host import Host, without_simulated
@@ -43,8 +47,9 @@ class FileOptions:
 
 
 def run_file(
-    guest: Image, host: Host, options: FileOptions, json_to: str | None, trace_to: str | None
-) -> None:
+    guest: Image, host: Host, options: FileOptions, json_to: str | None, trace_to: str | None,
+    html_to: Path | None, profiled: ProfileOptions | None = None,
+) -> None:  # fmt: skip
     """Run `guest` on `host`, its console on our standard output. Raises PvlockError."""
     from pvlock import keyboard
     from pvlock.cli import guest_run
@@ -55,6 +60,18 @@ def run_file(
     write = json_writer(json_to)
     keys = Keyboard(keyboard.read(options.input_from)) if options.input_from else None
     files = TraceFiles(trace_to, [""]) if trace_to else None
+    page = PageFile(html_to) if html_to else None
+    profile = ProfileFile(profiled, guest) if profiled else None
+    read = {"the guest": guest.name, "--initrd": options.initrd, "--input": options.input_from}
+    if profiled:
+        read["--system-map"] = profiled.system_map
+    refuse_collisions(
+        [
+            *(one for to in (files, page, profile) if to for one in to.outputs),
+            *json_output(json_to),
+        ],
+        [(name, Path(path)) for name, path in read.items() if path],
+    )
     terminal = Terminal(sys.stderr.buffer if json_to == "-" else sys.stdout.buffer)
     linux = guest.kind is Kind.LINUX
     mib = options.memory_mib or (_LINUX_MEMORY_MIB if linux else _MEMORY_MIB)
@@ -68,7 +85,8 @@ def run_file(
     def create(output: "Output") -> Machine:
         return Machine(
             engine=options.engine, pvlock=not options.no_pvlock, bootargs=options.append,
-            ram_size=mib << 20, trace=files is not None, output=output, **host.keywords(),
+            ram_size=mib << 20, trace=bool(files or page),
+            profile=profile.profiler if profile else None, output=output, **host.keywords(),
         )  # fmt: skip
 
     def attach(machine: Machine) -> contextlib.AbstractContextManager[None]:
@@ -76,8 +94,16 @@ def run_file(
         return terminal.attached(receive) if linux else contextlib.nullcontext()
 
     def finished(machine: Machine) -> None:
+        if profile:
+            terminal.flush()
+            profile.show(machine.profile())
+        if not (files or page):
+            return
+        events = machine.events(**facts)
         if files:
-            files.write("", machine.events(**facts), sys.stderr)
+            files.write("", events, sys.stderr)
+        if page:
+            page.write([events], sys.stderr)
 
     with ended_by_signals(terminal.abandon):
         disk = archive.read(options.initrd, say) if options.initrd else None
@@ -89,12 +115,18 @@ def run_file(
             )  # fmt: skip
         finally:
             terminal.flush()
+    writes = [lambda: profile.write(facts)] if profile else []
     if event is None:
+        write_each(*writes)
         limit = (options.limit_ns or 0) / 1e6
         raise PvlockError(f"{guest.name}: still running after {limit:g} ms (--duration)")
     from pvlock import report
 
-    write(report.to_json(facts | {"event": event, "usage": asdict(usage)}))
+    shares = {"profile": profile.result} if profile else {}
+    result = facts | {"event": event, "usage": asdict(usage)} | shares
+    write_each(*writes, lambda: write(report.to_json(report.document("run-file", result))))
+    if files:
+        files.say_what_is_next(sys.stderr)
     say(f"guest {event} after {report.time(usage.time_ns)}")
 
 

@@ -16,8 +16,9 @@ class GuestKind(enum.Flag):
     WORKLOAD = enum.auto()
     ELF = enum.auto()
     LINUX = enum.auto()
+    LOADS = enum.auto()
     FILE = ELF | LINUX
-    ANY = WORKLOAD | FILE
+    ANY = WORKLOAD | FILE | LOADS
 
 
 _NAMES = {
@@ -25,12 +26,14 @@ _NAMES = {
     GuestKind.ELF: "an ELF file",
     GuestKind.LINUX: "a Linux Image",
     GuestKind.FILE: "a guest file",
+    GuestKind.LOADS: "the guest linux, which runs loads",
 }
 DEFAULT_POLICY = {
     GuestKind.WORKLOAD: Policy.SCHEDULED_OUT,
     GuestKind.ELF: Policy.SCHEDULED_OUT,
     # Linux must not take a sleeping VCPU for a preempted one (SPECIFICATION.md, 6.5 and E3).
     GuestKind.LINUX: Policy.PREEMPTED,
+    GuestKind.LOADS: Policy.PREEMPTED,
 }
 
 

@@ -24,7 +24,7 @@ from pvlock.kernel import fetch, series, source
 @click.option(
     "--linux",
     type=click.Choice(list(source.SUITES)),
-    default="6.12",
+    default=source.DEFAULT,
     show_default=True,
     help="Which of Debian's linux-source packages.",
 )
@@ -38,6 +38,7 @@ from pvlock.kernel import fetch, series, source
 @click.option(
     "--jobs",
     type=click.IntRange(1, 1024),
+    metavar="N",
     default=lambda: len(os.sched_getaffinity(0)),
     show_default="one for each CPU",
     help="How many files to compile at a time.",

@@ -8,21 +8,31 @@ import sys
 import tempfile
 import termios
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import click
 
+from pvlock import engines
 from pvlock.cli.shared import ended_by_signals, say
 from pvlock.errors import ConfigError, LabError
 
 _FILE = click.Path(path_type=Path)
+TRACE_PACKAGES, TRACE_WITH = ("python3-numpy",), ("perfetto", "protobuf")
+"""What writing a trace needs in the lab: packages of Debian, and Python packages from here."""
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="-- ARGS...")
 @click.option("--exec", "execute", is_flag=True, help="ARGS is a command, not pvlock's arguments.")
-@click.option("--cpus", type=click.IntRange(1, 8), default=2, show_default=True, help="Its CPUs.")
+@click.option(
+    "--cpus",
+    type=click.IntRange(1, 8),
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="Its CPUs.",
+)
 @click.option(
     "--memory",
     type=click.IntRange(512, 1 << 20),
@@ -94,8 +104,13 @@ def lab(
             return
         raise click.UsageError("nothing to run: pvlock lab [OPTIONS] -- ARGS...")
     added = [_added(text) for text in add]
+    if not execute and (trace := _option_of(arguments, "--trace")) is not None:
+        _refuse_to_lose(trace, out)
+        packages, distributions = (*packages, *TRACE_PACKAGES), (*distributions, *TRACE_WITH)
     if out:
         files.check(out)
+    if arguments:
+        payload.check(distributions)
     tools.find("qemu-system-aarch64")
     made = image.get(folder, packages, mirror, say)
     if not arguments:
@@ -134,6 +149,25 @@ def lab(
     sys.exit(status)
 
 
+def _option_of(arguments: Sequence[str], option: str) -> str | None:
+    """Return the value of an option of pvlock's own arguments, if it is there."""
+    for number, word in enumerate(arguments):
+        if word == option:
+            return arguments[number + 1] if number + 1 < len(arguments) else ""
+        if word.startswith(f"{option}="):
+            return word.removeprefix(f"{option}=")
+    return None
+
+
+def _refuse_to_lose(trace: str, out: Path | None) -> None:
+    if out is None or not trace.startswith("/out/"):
+        name = Path(trace).name or "FILE"
+        raise ConfigError(
+            f"--trace {trace}: the file would be lost with the lab; say --out DIR before the --,"
+            f" and --trace /out/{name} after it"
+        )
+
+
 def _added(text: str) -> tuple[Path, str]:
     """Return a file to take along, and where to."""
     path, _, destination = text.partition(":")
@@ -146,7 +180,7 @@ def _added(text: str) -> tuple[Path, str]:
 
 def _environment(terminal: bool) -> dict[str, str]:
     """Return what `init` reads in the lab, and the command too."""
-    environment = {"TERM": os.environ.get("TERM", "dumb")}
+    environment = {"TERM": os.environ.get("TERM", "dumb"), engines.EMULATED_CPUS: "1"}
     if terminal:
         size = shutil.get_terminal_size()
         environment |= {"terminal": "1", "rows": str(size.lines), "columns": str(size.columns)}

@@ -16,12 +16,18 @@ from pvlock.files import refuse_unwritable, replacing
     "-o",
     "--output",
     type=click.Path(path_type=Path),
+    metavar="FILE",
     default="host.pftrace",
     show_default=True,
     help="The trace.",
 )
 @click.option(
-    "--seconds", type=click.FloatRange(0.1, 3600), default=10, show_default=True, help="How long."
+    "--seconds",
+    type=click.FloatRange(0.1, 3600),
+    default=10,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long.",
 )
 @click.option("--threads", metavar="PATTERN", help="Threads of these names too, VCPUs or not.")
 def record(output: Path, seconds: float, threads: str | None) -> None:
@@ -72,4 +78,5 @@ def record(output: Path, seconds: float, threads: str | None) -> None:
     if taken.lost:
         say(f"record: {taken.lost:,} switches were lost: this host is too busy to read them all")
     if untold := sum(taken.untold().values()):
-        say(f"record: the kernel did not tell {untold:,} switches; who then had the CPU is a guess")
+        told = "the kernel did not tell {:,} switches, and its scheduler says when they were"
+        say(f"record: {told.format(untold)}")

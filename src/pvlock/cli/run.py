@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`pvlock run`: a bundled workload, three times over, or a guest file."""
+"""`pvlock run`: a bundled workload or loads of Linux, three times over, or a guest file."""
 
 import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,15 @@ from click.core import ParameterSource
 
 from pvlock import __version__, engines, image
 from pvlock.abi import Policy
+from pvlock.cli import guest_loads
 from pvlock.cli.guest_file import LIMIT_NS, FileOptions, run_file
 from pvlock.cli.guest_kind import DEFAULT_POLICY, GuestKind, GuestOption, refuse_options_of_others
 from pvlock.cli.knob_options import knob_options
-from pvlock.cli.shared import INTERRUPTED, engine_option, json_writer
+from pvlock.cli.outputs import refuse_collisions, write_each
+from pvlock.cli.page_file import PageFile, html_option
+from pvlock.cli.profile_files import profile_asked_for, profile_options
+from pvlock.cli.screen import console, paragraph, show
+from pvlock.cli.shared import Status, engine_option, json_output, json_writer
 from pvlock.cli.trace_files import TraceFiles
 from pvlock.host import Host, knobs, simulated_only
 from pvlock.memory_map import RAM_LIMIT
@@ -27,6 +33,8 @@ _WHY_AUTO = {
     "kvm": "this host has all that it needs",
     "emulator": "kvm cannot run here, see pvlock doctor",
 }
+REPEATS = 5
+"""So often a comparison is made on a real host."""
 _DEFAULTS = {
     "pcpus": f"{Host.pcpus}; with kvm at most those that pvlock may use",
     "policy": f"{Policy.SCHEDULED_OUT}; {Policy.PREEMPTED} for a Linux Image",
@@ -56,7 +64,11 @@ def _option(kinds: GuestKind, *names: str, **attributes: Any) -> Callable[..., A
 
 @click.command()
 @click.argument("guest", default=Settings.guest)
-@click.option("--kernel", metavar="FILE", help="The same as GUEST.")
+@click.option(
+    "--kernel",
+    metavar="FILE",
+    help="The same as GUEST; with the guest linux, a kernel of your own.",
+)
 @engine_option("auto")
 @knob_options(Settings, _KINDS, _DEFAULTS)
 @_option(
@@ -95,31 +107,50 @@ def _option(kinds: GuestKind, *names: str, **attributes: Any) -> Callable[..., A
     metavar="FILE",
     help="Type what the script FILE says, when the console says what it waits for.",
 )
+@_option(
+    GuestKind.WORKLOAD,
+    "--repeat",
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    help="With kvm: compare so often, since a real host's runs scatter.  [default: 5; 1 where the"
+    " CPUs are emulated]",
+)
+@_option(
+    GuestKind.LOADS,
+    "--load",
+    metavar="LIST",
+    help="Which loads, with commas; all is all of them.",
+)
 @click.option("--json", "json_to", metavar="FILE|-", help="Write the results as JSON.")
 @click.option(
     "--trace",
     "trace_to",
     metavar="FILE",
     help="Write a trace for Perfetto and `pvlock explain`. A workload: two, FILE's name with"
-    " .without and .with in it; its guest records its locks.",
+    " .without and .with in it, of the first comparison; its guest records its locks.",
 )
+@html_option("Trace, and write a page for a browser: results, findings, a timeline to zoom into.")
+@profile_options
 def run(
     guest: str,
     kernel: str | None,
     engine: str,
     json_to: str | None,
     trace_to: str | None,
+    html_to: Path | None,
     **options: Any,
 ) -> None:
     """Run GUEST and show what PV-lock buys.
 
     A bundled workload (mutex, rwsem, qspinlock, ticket, idle) runs without PV-lock, with it, and
-    not overcommitted. A file (ELF or Linux Image) runs once, its console on the standard output;
-    what is typed goes to a Linux guest, and Ctrl-A x ends it.
+    not overcommitted. So does linux: a Linux guest with loads such as UnixBench's. A file (ELF or
+    Linux Image) runs once, its console on the standard output; what is typed goes to a Linux
+    guest, and Ctrl-A x ends it.
     """
     context = click.get_current_context()
-    guest = _guest(context, guest, kernel)
-    is_file = kernel is not None or os.sep in guest or Path(guest).is_file()
+    of_linux = _is_linux(context, guest, kernel)
+    guest = guest if of_linux else _guest(context, guest, kernel)
+    is_file = not of_linux and _is_file(guest, kernel)
     asked = engine
     if not (is_file and engine == "kvm"):  # a machine says itself why it cannot be made, and sooner
         engine = engines.choose(engine)
@@ -129,12 +160,22 @@ def run(
         given.setdefault("pcpus", min(Host.pcpus, len(os.sched_getaffinity(0))))
     told = f"engine {engine}{_why_auto(engine) if asked == 'auto' else ''}"
 
+    if of_linux:
+        refuse_options_of_others(context, guest_loads.GUEST, GuestKind.LOADS)
+        if trace_to:
+            raise click.UsageError("--trace is for a workload or a file; linux runs loads")
+        say = sys.stderr if json_to == "-" else sys.stdout
+        chosen = guest_loads.settings(options["load"], engine, given)
+        _announce(told, chosen, say)
+        guest_loads.run(chosen, kernel, json_to, say)
+        return
     if not is_file:
         refuse_options_of_others(context, guest, GuestKind.WORKLOAD)
         settings = Settings(guest, engine=engine, **given)
         say = sys.stderr if json_to == "-" else sys.stdout
         _announce(told, settings, say)
-        _run_workload(settings, engine, json_to, trace_to, say)
+        _refuse_repeat(engine, options["repeat"])
+        _run_workload(settings, engine, options["repeat"], json_to, trace_to, html_to, say)
         return
     with image.opened(guest, options["load_address"]) as opened:
         kind = GuestKind.LINUX if opened.kind is image.Kind.LINUX else GuestKind.ELF
@@ -143,11 +184,25 @@ def run(
         host = Host(**{"policy": DEFAULT_POLICY[kind]} | given)
         _announce(told, host, sys.stderr)
         of_files = {f.name: options[f.name] for f in fields(FileOptions) if f.name in options}
-        run_file(opened, host, FileOptions(engine, limit_ns, **of_files), json_to, trace_to)
+        file_options = FileOptions(engine, limit_ns, **of_files)
+        profile = profile_asked_for(options)
+        run_file(opened, host, file_options, json_to, trace_to, html_to, profile)
+
+
+def _is_linux(context: click.Context, guest: str, kernel: str | None) -> bool:
+    """Tell whether loads of Linux are asked for: by their name, or by --load where no GUEST is."""
+    if context.get_parameter_source("guest") is ParameterSource.DEFAULT:
+        return context.params["load"] is not None
+    asked = kernel is not None or context.params["load"] is not None
+    return guest == guest_loads.GUEST and (asked or not Path(guest).is_file())
+
+
+def _is_file(guest: str, kernel: str | None) -> bool:
+    return kernel is not None or os.sep in guest or Path(guest).is_file()
 
 
 def _announce(engine: str, host: Host, stream: Any) -> None:
-    print(f"pvlock {__version__}: {engine}, policy {host.policy}", file=stream, flush=True)
+    paragraph(f"pvlock {__version__}: {engine}, policy {host.policy}", stream)
 
 
 def _why_auto(chosen: str) -> str:
@@ -173,28 +228,61 @@ def _refuse_simulated(given: Mapping[str, Any]) -> None:
             )
 
 
-def _run_workload(
-    settings: Settings, engine: str, json_to: str | None, trace_to: str | None, say: Any
-) -> None:
-    from rich.console import Console
+def _refuse_repeat(engine: str, count: int | None) -> None:
+    if count is not None and engine != "kvm":
+        raise click.UsageError(
+            "--repeat: the emulator's runs repeat to the byte; another --seed gives another run"
+        )
 
-    from pvlock import report, workload
+
+def _run_workload(
+    settings: Settings, engine: str, repeat: int | None, json_to: str | None, trace_to: str | None,
+    html_to: Path | None, say: Any,
+) -> None:  # fmt: skip
+    from pvlock import repeats, report, workload
 
     workload.image_of(settings.guest)
     files = TraceFiles(trace_to, workload.RUNS[:2]) if trace_to else None
+    page = PageFile(html_to) if html_to else None
     write = json_writer(json_to)
+    outputs = [one for to in (files, page) if to for one in to.outputs]
+    refuse_collisions([*outputs, *json_output(json_to)])
+    found: report.Measured
     with _progress(say) as progress:
-        comparison = workload.compare(settings, progress, trace=files is not None)
-    write(report.to_json(report.as_dict(comparison, engine)))
-    console = Console(file=say, width=None if say.isatty() else 100, highlight=False)
-    if comparison.runs:
-        console.print(report.table(comparison))
-    console.print("\n" + report.sentence(comparison))
-    for name, result in comparison.runs.items():
-        if files and result.events is not None:
-            files.write(name, result.events, say)
-    if comparison.interrupted:
-        sys.exit(INTERRUPTED)
+        if engine == "kvm":
+            emulated = engines.cpus_are_emulated()
+            count = repeat or (1 if emulated else REPEATS)
+
+            def compare(number: int) -> workload.Comparison:
+                def told(name: str, share: float) -> None:
+                    progress(name if count == 1 else f"{name}, {number + 1} of {count}", share)
+
+                return workload.compare(settings, told, bool(files or page) and number == 0)
+
+            found = repeats.repeat(count, emulated, compare)
+        else:
+            found = report.One(workload.compare(settings, progress, trace=bool(files or page)))
+    shown = console(say)
+    table, sentence = found.table(), found.sentence()
+    if found.first.runs:
+        show(shown, table)
+    shown.print("\n" + sentence)
+    runs = found.first.runs.items()
+    traced = [(name, run.events) for name, run in runs if run.events is not None]
+
+    def write_page() -> None:
+        if page and traced:
+            page.write([events for _, events in traced], say, table=table, summary=sentence)
+
+    write_each(
+        lambda: write(report.to_json(found.as_dict(engine))),
+        *(partial(files.write, name, events, say) for name, events in traced if files),
+        write_page,
+    )
+    if files and traced:
+        files.say_what_is_next(say)
+    if found.interrupted:
+        sys.exit(Status.INTERRUPTED)
 
 
 @contextlib.contextmanager

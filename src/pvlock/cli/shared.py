@@ -2,6 +2,7 @@
 """What commands share: --engine, where --json goes, lines for the user, how signals end them."""
 
 import contextlib
+import enum
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -12,10 +13,18 @@ import click
 
 from pvlock import engines, files
 
-NOT_OFFERED = 3
-"""The exit status of `pvlock check` for a hypervisor that does not offer PV-lock."""
-INTERRUPTED = 130
-"""The exit status of a command that Ctrl-C ended."""
+
+class Status(enum.IntEnum):
+    """The exit statuses of all commands. `pvlock lab` ends with that of the command it ran.
+
+    What SIGTERM ends has 128 and its number, as shells count.
+    """
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_OFFERED = 3
+    INTERRUPTED = 130
 
 
 def engine_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -71,6 +80,11 @@ def ended_by_signals(first: Callable[[], None] = lambda: None) -> Iterator[None]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def json_output(target: str | None) -> list[tuple[str, Path]]:
+    """Return the file of --json, if there is one, with the name of its option."""
+    return [] if target in (None, "-") else [("--json", Path(target or ""))]
 
 
 def json_writer(target: str | None) -> Callable[[str], None]:

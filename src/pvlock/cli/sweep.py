@@ -5,12 +5,15 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from pvlock.cli.shared import INTERRUPTED, say
+from pvlock.cli.outputs import refuse_collisions, write_each
+from pvlock.cli.screen import console, show
+from pvlock.cli.shared import Status, say
 from pvlock.sweep.grid import AXES, SEEDS, Axis
 
 if TYPE_CHECKING:
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     from pvlock.sweep.run import Outcome, Run
 
 _LINE_SECONDS = 5.0
+_PIPE_COLUMNS = 160
+_FIGURES = 6
+"""The last columns of a summary are figures, the others say which cells they are of."""
 _FILE = click.Path(path_type=Path)
 
 
@@ -61,7 +67,12 @@ def _parameter(axis: Axis) -> str:
     metavar="FILE",
     help="Draw the throughput as bars with ranges (.png, .svg).",
 )
-@click.option("--jobs", type=click.IntRange(1, 1024), help="Machines at a time.  [default: cores]")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Machines at a time.  [default: cores]",
+)
 @click.option("--scheduler", metavar="ADDRESS", help="Run on a Dask cluster: tcp://HOST:PORT.")
 @click.option(
     "--cache",
@@ -93,6 +104,11 @@ def sweep(
     for option, paths in (("--figure", figure), ("--bars", bars)):
         for path in paths:
             figures.check(path, option)
+    named = (("--out", out), ("--figure", figure), ("--bars", bars))
+    refuse_collisions(
+        [(option, path) for option, paths in named for path in paths],
+        [("GRID", grid)] if grid else (),
+    )
     plan = Plan(cells, Cache(cache or default_folder()))
     known = len(plan.outcomes)
     say(f"{len(cells)} cells need {known + len(plan.missing)} runs; {known} are known")
@@ -102,12 +118,21 @@ def sweep(
         )
         _carry_out(plan, executor)
     results = collect(cells, plan.outcomes)
-    for path in out:
-        files.write(path, results)
-    written = [*out, *figures.heat_maps(figure, results), *figures.bars(bars, results)]
     _print_table(results)
-    for path in written:
+
+    def write(path: Path) -> None:
+        files.write(path, results)
         say(f"wrote {path}")
+
+    def draw(what: Callable[..., "list[Path]"], path: Path) -> None:
+        for written in what([path], results):
+            say(f"wrote {written}")
+
+    write_each(
+        *(partial(write, path) for path in out),
+        *(partial(draw, figures.heat_maps, path) for path in figure),
+        *(partial(draw, figures.bars, path) for path in bars),
+    )
     failed = [result for result in results if result.error]
     if failed:
         say(f"{len(failed)} of {len(cells)} cells failed, the first: {failed[0].error}")
@@ -125,7 +150,7 @@ def _carry_out(plan: "Plan", executor: "Executor") -> None:
             f"interrupted; {len(plan.outcomes)} of {total} runs are done and kept. "
             "The same command goes on from there."
         )
-        sys.exit(INTERRUPTED)
+        sys.exit(Status.INTERRUPTED)
 
 
 @contextlib.contextmanager
@@ -180,7 +205,6 @@ def _left(seconds: float | None) -> str:
 
 
 def _print_table(results: "Sequence[CellResult]") -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from pvlock.sweep.results import grouped, summary
@@ -188,10 +212,11 @@ def _print_table(results: "Sequence[CellResult]") -> None:
     common, titles, lines = summary(grouped(results))
     table = Table(box=None, pad_edge=False)
     for title in titles:
-        table.add_column(title, justify="left" if title in ("", "guest") else "right")
+        justify: Literal["left", "right"] = "left" if title in ("", "guest") else "right"
+        table.add_column(title, justify=justify, no_wrap=True)
     for line in lines:
         table.add_row(*line)
-    terminal = sys.stdout.isatty()
-    console = Console(width=None if terminal else 160, highlight=False, markup=False)
-    console.print(table)
-    console.print(f"\nIn all: {common}.", soft_wrap=True)
+    # Where there is no terminal, rows stay whole: they are for grep and sort.
+    shown = console(sys.stdout, _PIPE_COLUMNS)
+    show(shown, table, max(len(titles) - _FIGURES, 1))
+    shown.print(f"\nIn all: {common}.", soft_wrap=not sys.stdout.isatty())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pvlock.cli.screen import console
 from pvlock.cli.shared import ended_by_signals, say
 from pvlock.duration import HOUR_NS, nanoseconds
 from pvlock.errors import ConfigError, WatchError
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 _SHORTEST_NS = 100_000_000
 _SORTS = ("ready", "running", "preemptions", "longest", "pid")
-_LOOK_SECONDS = 0.25
 
 
 class _Interval(click.ParamType[float]):
@@ -43,12 +43,19 @@ class _Interval(click.ParamType[float]):
         except ValueError as error:
             self.fail(f"{value!r} is {error}", param, ctx)
         if not _SHORTEST_NS <= ns <= HOUR_NS:
-            self.fail(f"{value!r} is not between 100 ms and an hour", param, ctx)
+            self.fail(f"{value!r} is not between 100ms and 3600s", param, ctx)
         return ns / 1e9
 
 
 @click.command()
-@click.option("--pid", "pids", type=click.IntRange(1), multiple=True, help="Only this process.")
+@click.option(
+    "--pid",
+    "pids",
+    type=click.IntRange(1),
+    multiple=True,
+    metavar="PID",
+    help="Only this process. May repeat.",
+)
 @click.option("--cgroup", metavar="PATH", help="Only processes in this cgroup, or below it.")
 @click.option(
     "--threads", metavar="PATTERN", help="Threads of these names ('fc_vcpu *'), VCPUs or not."
@@ -60,7 +67,13 @@ class _Interval(click.ParamType[float]):
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--csv", "as_csv", is_flag=True, help="One line for each VCPU and interval.")
 @click.option("--vcpus", is_flag=True, help="Show each VCPU (the key v, in the live table).")
-@click.option("--sort", type=click.Choice(_SORTS), default="ready", show_default=True)
+@click.option(
+    "--sort",
+    type=click.Choice(_SORTS),
+    default="ready",
+    show_default=True,
+    help="What comes first (the key s).",
+)
 @click.option(
     "--explain-stall",
     "stalled",
@@ -71,6 +84,7 @@ class _Interval(click.ParamType[float]):
 @click.option(
     "--seconds",
     type=click.FloatRange(0.5, 3600),
+    metavar="SECONDS",
     default=10,
     show_default=True,
     help="How long --explain-stall looks.",
@@ -127,7 +141,7 @@ def _explain_stall(choice: "Choice", pid: int, seconds: float, no_bpf: bool, as_
             say(f"top: {_degraded(session.degraded)}")
         verdict = stall.judge(session.interval(seconds), session, pid)
     if as_json:
-        print(report.to_json(stall.as_dict(verdict)), end="")
+        print(report.to_json(report.document("stall", stall.as_dict(verdict))), end="")
         return
     console = _console()
     console.print(f"{verdict.sentence}\n")
@@ -193,11 +207,7 @@ def _nothing(session: "Session", choice: "Choice") -> str:
 
 
 def _console() -> "Console":
-    from rich.console import Console
-
-    out = sys.stdout
-    width = None if out.isatty() else 100
-    return Console(file=out, width=width, highlight=False, markup=False, emoji=False)
+    return console(sys.stdout)
 
 
 def _show(
@@ -224,7 +234,7 @@ def _live(session: "Session", seconds: float, sort: str, vcpus: bool) -> None:
         while True:
             end = time.monotonic() + seconds
             while (left := end - time.monotonic()) > 0:
-                key = pressed(min(left, _LOOK_SECONDS))
+                key = pressed(min(left, session.pause))
                 session.look()
                 if key == "q":
                     return

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Where the command line's --trace goes."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -27,6 +28,16 @@ class TraceFiles:
         }
         for one in self._paths.values():
             refuse_unwritable(one, f"--trace {one}")
+        self._traced: set[Path] = set()
+        self.outputs = [("--trace", one) for one in self._paths.values()]
+
+    def say_what_is_next(self, say: IO[str]) -> None:
+        """Name the command that makes sense of what was written."""
+        if self._traced:
+            for path in (path for path in self._paths.values() if path in self._traced):
+                print(f"next: pvlock explain {shlex.quote(str(path))}", file=say, flush=True)
+        else:
+            print("next: open the trace at https://ui.perfetto.dev", file=say, flush=True)
 
     def write(self, run: str, events: "Events", say: IO[str]) -> None:
         """Write the events of a run, whole or not at all, and say so. Raises ConfigError."""
@@ -42,6 +53,7 @@ class TraceFiles:
                 perfetto.write(file, events)
         except TraceError as error:
             raise TraceError(f"--trace {path}: {error}") from error
+        self._traced |= {path} if events.locks() else set()
         size = filesize.decimal(path.stat().st_size)
         print(f"trace: {path}, {len(events):,} events, {size}", file=say)
         if not events.locks():

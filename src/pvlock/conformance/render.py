@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from pvlock import __version__
 from pvlock.conformance.outcome import Judgement, Outcome, Verdict, in_profile
+from pvlock.report import document
 
 FORMATS = ("tap", "json", "junit")
 
@@ -76,9 +76,6 @@ def _directive(outcome: Outcome, profile: str) -> str:
 def _json(report: Report) -> str:
     judgement = report.judgement
     facts = {
-        "format": 1,
-        "kind": "check",
-        "version": __version__,
         "subject": report.subject,
         "profile": judgement.profile,
         "conforms": judgement.conforms,
@@ -98,7 +95,7 @@ def _json(report: Report) -> str:
             for o in report.outcomes
         ],
     }
-    return json.dumps(facts, indent=1) + "\n"
+    return json.dumps(document("check", facts), indent=1) + "\n"
 
 
 def _junit(report: Report) -> str:
@@ -124,7 +121,9 @@ def _junit(report: Report) -> str:
         failures += 1
     suite.attrib |= {"tests": str(len(suite)), "failures": str(failures), "skipped": str(skipped)}
     ElementTree.indent(suite)
-    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+    # ASCII, so that it is what it says it is in every locale.
+    data: bytes = ElementTree.tostring(suite, encoding="us-ascii", xml_declaration=True)
+    return f"{data.decode('ascii')}\n"
 
 
 def _xml(text: str) -> str:

@@ -10,6 +10,14 @@ NAMES = ("auto", "emulator", "kvm")
 VARIABLE = "PVLOCK_ENGINE"
 """The environment variable that says what `auto` stands for."""
 
+EMULATED_CPUS = "PVLOCK_EMULATED_CPUS"
+"""The environment variable that the lab sets: the CPUs of this host are emulated, too."""
+
+
+def cpus_are_emulated() -> bool:
+    """Say whether time means nothing on this host, since somebody emulates its CPUs."""
+    return bool(os.environ.get(EMULATED_CPUS))
+
 
 def named() -> str | None:
     """Return the engine that VARIABLE names, or None if it names none. Raises ConfigError."""

@@ -298,6 +298,88 @@ class Live(Recording, Protocol):
     """What the engine calls, with its time, as run() begins, now and then in it, and as it ends."""
 
 
+class SpinKind(enum.IntEnum):
+    """What a function waits for in which a kernel spins."""
+
+    OWNER = 0
+    """The owner of a lock, which the lock names."""
+    QUEUE = 1
+    """The one before it in the queue of osq_lock()."""
+    HELPER = 2
+    """A function that such functions call: what its caller waits for."""
+
+
+@dataclass(frozen=True)
+class Spin:
+    """A function in which a kernel spins, from `start` to `end`, and how to see what it waits for.
+
+    For SpinKind.OWNER: the address of the lock is in X0 up to the instruction at `moved`, and from
+    then on in X`register`. The word at `owner` in the lock is the address of the owner's task, but
+    for `flags`; with a bit of `readers`, readers own it, and who they are is not known.
+    """
+
+    start: int
+    end: int
+    kind: SpinKind
+    moved: int = 0
+    register: int = 0
+    owner: int = 0
+    flags: int = 0
+    readers: int = 0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a machine is sampled: at each multiple of `period_ns`, each VCPU that has a CPU.
+
+    For a Linux kernel: `user_registers` is how far before its last frame record the registers of
+    the user program are, `queue` where osq_lock() has its nodes, counted from TPIDR_EL1 (None: not
+    known). Without `spins` nobody is asked whom he waits for.
+    """
+
+    period_ns: int
+    user_registers: int = 304
+    queue: int | None = None
+    spins: tuple[Spin, ...] = ()
+
+
+SAMPLE = struct.Struct("<QQQQIHhBBBBI")
+"""A sample is packed as: time in ns, task (SP_EL0; 0 at EL0), LR, owner of the awaited lock (or 0),
+points, VCPU, awaited VCPU (or -1), Awaits, flags (1: it waits in WFE), number of frames in the
+kernel, in user space, instructions from where the block begins to the first frame. That many frames
+of 8 bytes follow: the instruction, then addresses of return, those in the kernel first. `points` is
+for how many multiples of the period in a row it stands."""
+
+
+class Awaits(enum.IntEnum):
+    """What a waiter that spins waits for, at the time of the sample."""
+
+    NOBODY = 0
+    """It does not spin, or for whom is not known; the lock may be free."""
+    RUNNING = 1
+    """A VCPU that has a CPU."""
+    OFF = 2
+    """A VCPU that is off its CPU."""
+    SLEEPING = 3
+    """A task that runs on no VCPU."""
+    READERS = 4
+    """Readers, whoever they are."""
+
+
+@runtime_checkable
+class Sampled(Protocol):
+    """What an engine also has if what its VCPUs do can be sampled, at no cost to the guest."""
+
+    def sample(self, how: Sampling) -> None:
+        """Take samples from now on. Raises EngineError if that is done already."""
+
+    def take_samples(self) -> tuple[bytes, int]:
+        """Return the samples since the last call, packed (SAMPLE), and how many points were lost.
+
+        Those of each VCPU are in order.
+        """
+
+
 class Opener(Protocol):
     """Creates the engine's machine over the memory slots."""
 

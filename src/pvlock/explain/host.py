@@ -195,7 +195,8 @@ def table(vms: list[Vm], top: int) -> Table:
     """Return the VMs, and who had their CPUs."""
     shown = Table(box=None, pad_edge=False)
     for name in ("VM", "VCPUs", "running", "lost", "blocked", "gaps", "longest", "to whom"):
-        shown.add_column(name, justify="left" if name in ("VM", "to whom") else "right")
+        figure = name not in ("VM", "to whom")
+        shown.add_column(name, justify="right" if figure else "left", no_wrap=figure)
     for vm in vms:
         by = [f"{name} {ns / vm.span:.1%}" for name, ns in list(vm.by.items())[:top] if vm.span]
         parts = (vm.running, vm.ready, vm.blocked)

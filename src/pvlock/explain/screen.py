@@ -19,6 +19,7 @@ _COLUMNS = {
 }
 """The titles of the columns, and the parts that each adds up. Empty columns are left out."""
 
+_LONGEST_NAME = 32
 _NAMES = {
     Part.OWN_PREEMPTED: "the waiter had no CPU",
     Part.OWN_BLOCKED: "the waiter was blocked otherwise",
@@ -59,8 +60,7 @@ def waiting(found: Findings, top: int) -> Table:
         name: parts for name, parts in _COLUMNS.items() if found.total.parts[list(parts)].any()
     }
     table = Table(box=None, pad_edge=False)
-    # A lock's name may be long. So names are folded where need be, and figures are not.
-    table.add_column("\nwaiting", overflow="fold")
+    table.add_column("\nwaiting", no_wrap=True)
     for text in ("\nacquired", "\nwaits", "\nlongest", "\nVCPU·ms", *columns):
         table.add_column(text, justify="right", no_wrap=True)
 
@@ -73,7 +73,7 @@ def waiting(found: Findings, top: int) -> Table:
     if len(found.locks) != 1:
         add("all locks", f"{acquired:,}", found.total)
     for name, (count, total) in [*found.locks.items()][:top]:
-        add(name, f"{count:,}", total)
+        add(_cut(name), f"{count:,}", total)
     waiters = sorted(range(len(found.vcpus)), key=lambda vcpu: -found.vcpus[vcpu].ns)
     for vcpu in waiters[:top]:
         if found.vcpus[vcpu].ns:
@@ -81,14 +81,20 @@ def waiting(found: Findings, top: int) -> Table:
     return table
 
 
+def _cut(name: str) -> str:
+    """Return the name of a lock, without its middle if it is long: its line stays one."""
+    half = _LONGEST_NAME // 2
+    return name if len(name) <= _LONGEST_NAME else f"{name[:half]}…{name[-half + 1 :]}"
+
+
 def culprits(found: Findings) -> Table:
     """Return a table of the absences of VCPUs from their CPUs that cost most."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("off its CPU", no_wrap=True)
-    for text in ("at", "for", "cost, VCPU·ms", "waits"):
+    table.add_column("\noff its CPU", no_wrap=True)
+    for text in ("\nat", "\nfor", "cost,\nVCPU·ms", "\nwaits"):
         table.add_column(text, justify="right", no_wrap=True)
-    table.add_column("why", no_wrap=True)
-    table.add_column("and it was", overflow="fold")
+    table.add_column("\nwhy", no_wrap=True)
+    table.add_column("\nand it was", overflow="fold")
     for one in found.culprits:
         role = "head of the queue for" if one.queue else "owner of"
         table.add_row(
@@ -107,9 +113,9 @@ def pairs(found: Findings, top: int) -> Table:
     """Return a table of the pairs of VCPUs of which one waited longest for the other."""
     table = Table(box=None, pad_edge=False)
     table.add_column("waiter")
-    table.add_column("waited for")
+    table.add_column("waited for", no_wrap=True)
     for text in ("VCPU·ms", "while that was off its CPU"):
-        table.add_column(text, justify="right")
+        table.add_column(text, justify="right", no_wrap=True)
     for one in found.pairs[:top]:
         share = percent(one.off_cpu, one.ns)
         table.add_row(f"VCPU {one.waiter}", f"VCPU {one.vcpu}", vcpu_ms(one.ns), share)
@@ -131,7 +137,7 @@ def comparison(one: Findings, other: Findings) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for found in (one, other):
-        table.add_column(_short(found), justify="right")
+        table.add_column(_short(found), justify="right", no_wrap=True)
     both = (one.total, other.total)
     table.add_row("waits", *(f"{total.waits:,}" for total in both))
     table.add_row("longest wait", *(report.time(total.longest) for total in both))

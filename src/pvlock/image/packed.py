@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pvlock.errors import ImageError
+from pvlock.extras import remedy
 from pvlock.image import linux
 from pvlock.image.guest import Data
 
@@ -204,7 +205,7 @@ def _zstd() -> tuple[_Stream, _Errors]:
             zstd = importlib.import_module("backports.zstd")
         except ImportError as error:
             raise _Broken(
-                "needs backports.zstd, which is not installed: pip install 'pvlock[zstd]'"
+                f"needs backports.zstd, which is not installed: {remedy('zstd')}"
             ) from error
     window = {zstd.DecompressionParameter.window_log_max: _MOST_WINDOW.bit_length() - 1}
     return zstd.ZstdDecompressor(options=window), (zstd.ZstdError,)

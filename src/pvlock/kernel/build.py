@@ -94,6 +94,20 @@ def get(
     return Kernel(target)
 
 
+def find(kernel: str, folder: Path) -> Kernel:
+    """Return the `kernel` that get() made last of Debian's source, and build nothing.
+
+    Raises KernelError, whose text has the command that builds it, when it is not there: perhaps
+    since the source, the patches, the configuration or the compiler is another one now.
+    """
+    taken = source.kept(source.DEFAULT, folder)
+    if taken is not None:
+        target = folder / key(kernel, taken)
+        if all((target / name).is_file() for name in _FILES):
+            return Kernel(target)
+    raise KernelError(f"there is no kernel of ours yet: pvlock kernel build {kernel} makes it")
+
+
 @contextlib.contextmanager
 def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock `path`: the kernel lets go of it when a process dies, however it does."""

@@ -15,6 +15,7 @@ from pvlock.errors import KernelError
 from pvlock.kernel import debian
 from pvlock.kernel.series import Patch
 
+DEFAULT = "6.12"
 SUITES = {"6.12": "trixie", "6.1": "bookworm"}
 """The versions that the series has been tried on, and the Debian release that has each."""
 _ARCHIVE, _VERSION = "source.tar.xz", "version"
@@ -82,8 +83,8 @@ def package(
     """
     name = f"linux-source-{linux}"
     target = folder / name
-    found = Package(target)
-    if not refresh and all((target / part).is_file() for part in (_ARCHIVE, _VERSION)):
+    found = kept(linux, folder)
+    if found and not refresh:
         return found
     with tempfile.TemporaryDirectory(dir=folder, prefix=TEMPORARY) as temporary:
         new, apt = Path(temporary) / name, Path(temporary) / "apt"
@@ -102,7 +103,14 @@ def package(
         if target.exists():
             target.rename(Path(temporary) / "old")
         new.rename(target)
-    return found
+    return Package(target)
+
+
+def kept(linux: str, folder: Path) -> Package | None:
+    """Return the package of version `linux` that is in `folder`, None if none is."""
+    target = folder / f"linux-source-{linux}"
+    whole = all((target / part).is_file() for part in (_ARCHIVE, _VERSION))
+    return Package(target) if whole else None
 
 
 class Tree(Source):

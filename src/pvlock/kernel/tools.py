@@ -6,6 +6,7 @@ import shutil
 import subprocess
 
 from pvlock.errors import KernelError
+from pvlock.extras import system_packages
 
 _NATIVE = platform.machine() in ("aarch64", "arm64")
 CROSS_COMPILE = "" if _NATIVE else "aarch64-linux-gnu-"
@@ -36,7 +37,7 @@ def check() -> None:
     if missing:
         packages = " ".join(sorted(set(missing.values())))
         verb = "are" if len(missing) > 1 else "is"
-        raise KernelError(f"{', '.join(missing)} {verb} missing: apt-get install {packages}")
+        raise KernelError(f"{', '.join(missing)} {verb} missing: {system_packages(packages)}")
 
 
 def _has_headers() -> bool:

@@ -21,7 +21,9 @@ SITE = "usr/lib/python3/dist-packages"
 _PACKAGE = Path(__file__).parents[1]
 _LEFT_OUT = re.compile(r"\.(so|dylib|pyc|pth)(\.|$)")
 """Code for this machine's processor, and what Python makes or reads beside the modules."""
-_SCRIPT = b"#!/usr/bin/python3\nfrom pvlock.cli import main\n\nmain()\n"
+_ALSO_PURE = {"protobuf"}
+"""Packages whose code for a processor is only faster: without it their Python does the same."""
+_SCRIPT = b"#!/usr/bin/python3\nfrom pvlock.__main__ import main\n\nmain()\n"
 
 
 def write(
@@ -32,8 +34,9 @@ def write(
 
     `added` are files or folders, each with its place in the lab. `distributions` are the names of
     installed Python packages to take along with what they require. `bytecode` is a folder of what
-    Python compiled in earlier runs. Raises ConfigError for a file that is missing, LabError for a
-    package (pvlock itself, too) that is not installed.
+    Python compiled in earlier runs. Raises ConfigError for a file that is missing and for
+    a package with code for this machine, LabError for one (pvlock itself, too) that is not
+    installed.
     """
     archive = cpio.Writer(file)
     archive.add("init", (_PACKAGE / "lab/init").read_bytes(), 0o755)
@@ -57,6 +60,12 @@ def write(
         with contextlib.suppress(OSError):
             archive.add(f"bytecode/{path.relative_to(bytecode).as_posix()}", path.read_bytes())
     archive.close()
+
+
+def check(distributions: Sequence[str]) -> None:
+    """Refuse packages that cannot be taken along. Raises LabError, ConfigError as write() does."""
+    for _ in _required(["pvlock", *distributions]):
+        pass
 
 
 def _fragment(command: Sequence[str], environment: Mapping[str, str]) -> bytes:
@@ -91,11 +100,16 @@ def _add_all(archive: cpio.Writer, path: Path, destination: str) -> None:
         raise ConfigError(f"--add {path}: {error.strerror}") from error
 
 
+def _needs_machine_code(name: str, distribution: metadata.Distribution) -> bool:
+    has = "Root-Is-Purelib: false" in (distribution.read_text("WHEEL") or "")
+    return has and name not in _ALSO_PURE
+
+
 def _required(names: Sequence[str]) -> Iterator[metadata.Distribution]:
     """Yield the distributions of `names`, and all that these require, if they are pure Python.
 
-    Others have code for this machine's processor, which cannot run in the lab. (The emulator needs
-    such code.)
+    Others need code for this machine's processor, which cannot run in the lab. (The emulator needs
+    such code.) Raises ConfigError if one of `names` is such a one.
     """
     seen: set[str] = set()
     waiting = list(names)
@@ -111,7 +125,12 @@ def _required(names: Sequence[str]) -> Iterator[metadata.Distribution]:
             if name in names:
                 raise LabError(f"{name} is not installed: pip install {name}") from error
             continue
-        if name != "pvlock" and "Root-Is-Purelib: false" in (distribution.read_text("WHEEL") or ""):
+        if name != "pvlock" and _needs_machine_code(normal, distribution):
+            if name in names:
+                raise ConfigError(
+                    f"--with {name}: it needs code for this machine's processor, which cannot run "
+                    f"in the lab; Debian's may do: --package python3-{normal}"
+                )
             continue
         yield distribution
         for line in distribution.requires or ():

@@ -15,6 +15,8 @@ CHANNELS = ("kernel", "terminal", "input", "output", "errors", "status", "files"
 """`kernel` is the host's console; the rest are ports of a virtio-serial device, in this order."""
 ESCAPE = b"\x1d"
 """Ctrl-], as in telnet. It ends the lab when the command has the terminal and does not listen."""
+SILENT_SECONDS = 30
+"""A host that has given no sign of life for so long (`init` gives one every 5 s) stands still."""
 _KEPT = 1 << 14
 _CHUNK = 1 << 16
 _BOTH = selectors.EVENT_READ | selectors.EVENT_WRITE
@@ -44,6 +46,7 @@ class Relay:
         self._pending = b""
         self._open = set(ends)
         self._started = False
+        self._heard = time.monotonic()
         # poll takes regular files, and epoll does not.
         self._selector = selectors.PollSelector()
         for name, end in ends.items():
@@ -63,7 +66,9 @@ class Relay:
         while self._open - {"input"}:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise LabError("the lab's time is up before its command has ended (--timeout)")
+                raise LabError(
+                    f"the lab's time is up before its command has ended (--timeout): {self._why()}"
+                )
             for key, events in self._selector.select(left):
                 if key.data is None:
                     self._read_source()
@@ -72,6 +77,17 @@ class Relay:
                     self._write_inlet()
                 if events & selectors.EVENT_READ:
                     self._receive(key.data)
+
+    def _why(self) -> str:
+        """Say what became of the host, as far as it can be seen from here."""
+        if not self._started:
+            return "its kernel has not come to the command yet"
+        silent = time.monotonic() - self._heard
+        if silent < SILENT_SECONDS:
+            return "the host is alive, and the command still runs"
+        return (
+            f"the host has given no sign of life for {silent:.0f} s; it stands still (docs/lab.md)"
+        )
 
     @property
     def status(self) -> int | None:
@@ -99,9 +115,11 @@ class Relay:
             del self._kept[name][:-_KEPT]
         if name in self._streams.sinks:
             self._streams.sinks[name](data)
-        if name == "status" and not self._started:
-            self._started = True
-            self._streams.started()
+        if name == "status":
+            self._heard = time.monotonic()
+            if not self._started:
+                self._started = True
+                self._streams.started()
 
     def _read_source(self) -> None:
         """Read some input, and no more until the host has taken it."""

@@ -4,6 +4,7 @@
 import shutil
 
 from pvlock.errors import LabError
+from pvlock.extras import system_packages
 
 _PACKAGES = {"mmdebstrap": "mmdebstrap", "qemu-system-aarch64": "qemu-system-arm"}
 """The Debian package of each program."""
@@ -15,5 +16,6 @@ def find(name: str) -> str:
     """Return the path of the program `name`; raises LabError, with the remedy, if it is missing."""
     path = shutil.which(name)
     if path is None:
-        raise LabError(f"{name} is missing: apt-get install {' '.join(sorted(_PACKAGES.values()))}")
+        packages = system_packages(" ".join(sorted(_PACKAGES.values())))
+        raise LabError(f"{name} is missing: {packages}")
     return path

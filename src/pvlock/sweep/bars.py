@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pvlock import report
-from pvlock.sweep.results import Group
+from pvlock.sweep.results import WFE, Group, wfe_rank
 from pvlock.workload import RUNS, Settings
 
 _COLOURS = {"without": "#c8553d", "with": "#2f6690", "baseline": "#b8b8b8"}
@@ -71,14 +71,13 @@ def _draw_group(panel: Any, x: int, group: Group) -> None:
     )
 
 
-def _row(cell: Settings) -> tuple[bool, int, int]:
-    return not cell.trap_wfe, cell.cs_ns, cell.think_ns
+def _row(cell: Settings) -> tuple[int, int, int]:
+    return wfe_rank(cell), cell.cs_ns, cell.think_ns
 
 
-def _row_text(row: tuple[bool, int, int]) -> str:
-    notrap, cs, think = row
-    wfe = "not trapped" if notrap else "trapped"
-    return f"WFE {wfe}\ncs {report.time(cs)}, think {report.time(think)}"
+def _row_text(row: tuple[int, int, int]) -> str:
+    rank, cs, think = row
+    return f"WFE {list(WFE.values())[rank]}\ncs {report.time(cs)}, think {report.time(think)}"
 
 
 def _column(cell: Settings) -> tuple[float, int, int]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pvlock import __version__
+from pvlock import report
 from pvlock.extras import load_extra
 from pvlock.files import refuse_unwritable, replacing
 from pvlock.sweep.results import CellResult, Row, cell_row, group_row, grouped, summary
@@ -42,7 +42,7 @@ def _csv(file: Path, results: Sequence[CellResult]) -> None:
 def _json(file: Path, results: Sequence[CellResult]) -> None:
     groups = [group_row(group) for group in grouped(results)]
     cells = [cell_row(result) for result in results]
-    facts = {"pvlock": __version__, "groups": groups, "cells": cells}
+    facts = report.document("sweep", {"groups": groups, "cells": cells})
     file.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 

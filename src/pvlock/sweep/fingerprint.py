@@ -18,11 +18,11 @@ _ABOVE = {
 def of_code(guest: str) -> str:
     """Return a hash of all that a run of `guest` executes. Raises ConfigError for an unknown guest.
 
-    That is the guest's ELF file, the modules of the package up to workload.py, the emulator's
+    That is the guest's ELF files, the modules of the package up to workload.py, the emulator's
     helper, and the versions of pvlock and Unicorn.
     """
     parts = [pvlock.__version__.encode(), metadata.version("unicorn").encode()]
-    parts.append(workload.image_of(guest))
+    parts += [workload.image_of(guest), workload.image_of(guest, hinted=True)]
     for path in sorted((*_PACKAGE.rglob("*.py"), *_PACKAGE.rglob("libvcpu.*"))):
         name = path.relative_to(_PACKAGE)
         if name.parts[0] not in _ABOVE:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pvlock import report
 from pvlock.extras import load_extra
-from pvlock.sweep.results import Group
+from pvlock.sweep.results import WFE, Group, wfe_rank
 from pvlock.workload import Settings
 
 _LEAST_SCALE, _MOST_SCALE = math.log2(1.5), math.log2(4)
@@ -26,7 +26,7 @@ def draw(figure: Any, groups: Sequence[Group], common: str) -> None:
     """Draw the gain of `groups` into `figure`, and set the figure's size."""
     cells = [group.settings for group in groups]
     guests = list(dict.fromkeys(cell.guest for cell in cells))
-    hosts = sorted({(not cell.trap_wfe, cell.slice_ns) for cell in cells})
+    hosts = sorted({(wfe_rank(cell), cell.slice_ns) for cell in cells})
     loads, ratios = sorted(set(map(_load, cells))), sorted(set(map(_ratio, cells)), reverse=True)
     width = 2.0 + len(hosts) * (_CELL_INCHES[0] * len(loads) + 0.15)
     height = 1.5 + len(guests) * (_CELL_INCHES[1] * len(ratios) + 0.2)
@@ -39,9 +39,10 @@ def draw(figure: Any, groups: Sequence[Group], common: str) -> None:
         for panel, host in zip(row, hosts, strict=True):
             grid = [[places.get(((guest, *host), r, load)) for load in loads] for r in ratios]
             _draw_panel(panel, grid, norm, colours)
-    for panel, (notrap, slice_ns) in zip(panels[0], hosts, strict=True):
-        wfe = "not trapped" if notrap else "trapped"
-        panel.set_title(f"WFE {wfe}\nslice {report.time(slice_ns)}", color=_INK)
+    for panel, (rank, slice_ns) in zip(panels[0], hosts, strict=True):
+        panel.set_title(
+            f"WFE {list(WFE.values())[rank]}\nslice {report.time(slice_ns)}", color=_INK
+        )
     panels[0][0].set_xticks(range(len(loads)), [_load_text(load) for load in loads])
     panels[0][0].set_yticks(range(len(ratios)), [f"{r:g}:1\n{v} on {p}" for r, v, p in ratios])
     figure.suptitle(f"Gain by PV-lock\n{common}", fontsize=10)
@@ -111,8 +112,8 @@ def _texts(group: Group) -> tuple[str, str]:
     return f"×{gain.median:.{digits}f}", f"{gain.low:.{digits}f}–{gain.high:.{digits}f}"
 
 
-def _panel(cell: Settings) -> tuple[str, bool, int]:
-    return cell.guest, not cell.trap_wfe, cell.slice_ns
+def _panel(cell: Settings) -> tuple[str, int, int]:
+    return cell.guest, wfe_rank(cell), cell.slice_ns
 
 
 def _load(cell: Settings) -> tuple[float, int, int]:

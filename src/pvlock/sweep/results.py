@@ -146,6 +146,15 @@ def group_row(group: Group) -> Row:
     return row
 
 
+WFE: Mapping[bool | str, str] = {True: "trapped", False: "not trapped", "always": "always trapped"}
+"""What pictures say of a WFE, by Settings.trap_wfe, in their order."""
+
+
+def wfe_rank(cell: Settings) -> int:
+    """Return where pictures have the cells with this kind of WFE: 0 comes first."""
+    return list(WFE).index(cell.trap_wfe)
+
+
 def setting_columns(cell: Settings) -> Row:
     """Return the settings of a cell without the seed; times in ns."""
     return {axis.column: axis.cell(getattr(cell, axis.field)) for axis in AXES}

@@ -7,8 +7,9 @@ has a row for each CPU, as two threads of it can run at once.
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +28,19 @@ _MOST_DISPLACERS = 200
 """Rows of those who are no VCPUs; the others of a CPU share one."""
 
 
+class Switch(NamedTuple):
+    """A switch, or the wake-up of `following`; who is as in struct record. The kernel `told` it."""
+
+    at: int
+    cpu: int
+    woken: int
+    leaving: int
+    following: int
+    runnable: int
+    name: bytes
+    told: bool
+
+
 @dataclass
 class Recording:
     """What was recorded between two snapshots, packed (slots.RECORD)."""
@@ -36,16 +50,32 @@ class Recording:
     records: bytes
     lost: int
 
-    def untold(self) -> dict[int, int]:
-        """Count, by CPU, switches that the kernel did not tell: who leaves was not on the CPU."""
-        on: dict[int, int] = {}
-        untold: dict[int, int] = defaultdict(int)
-        for _, cpu, woken, leaving, following, *_ in slots.RECORD.iter_unpack(self.records):
+    def switches(self) -> Iterator[Switch]:
+        """Yield all records, and put in switches that the kernel did not tell.
+
+        Such a one shows when somebody leaves a CPU who was not on it. The scheduler's own note says
+        since when that one had it; whether whoever was there before could have gone on is unknown.
+        """
+        on: dict[int, tuple[int, int]] = {}
+        for fields in slots.RECORD.iter_unpack(self.records):
+            at, cpu, woken, leaving, following, _, had, _ = fields
             if not woken:
-                if on.get(cpu, leaving) != leaving:
-                    untold[cpu] += 1
-                on[cpu] = following
-        return dict(untold)
+                before, since = on.get(cpu, (leaving, 0))
+                came = at - had
+                if before != leaving:
+                    known = bool(had) and came >= since
+                    name = b"?"
+                    yield Switch(came if known else at, cpu, 0, before, leaving, 0, name, False)
+                on[cpu] = following, at
+            yield Switch(at, cpu, woken, leaving, following, fields[5], fields[7], True)
+
+    def untold(self) -> dict[int, int]:
+        """Count, by CPU, switches that the kernel did not tell."""
+        found: dict[int, int] = defaultdict(int)
+        for switch in self.switches():
+            if not switch.told:
+                found[switch.cpu] += 1
+        return dict(found)
 
 
 def record(watcher: Watcher, seconds: float, names: Names, go_on: Callable[[], bool]) -> Recording:
@@ -131,9 +161,7 @@ def _read(recording: Recording, rows: dict[int, _Row], names: Names) -> dict[tup
             row = others[found.pid, cpu] = _Row(f"{known} on CPU {cpu}")
         return row
 
-    for at, cpu, woken, prev, following, runnable, _, name in slots.RECORD.iter_unpack(
-        recording.records
-    ):
+    for at, cpu, woken, prev, following, runnable, name, _ in recording.switches():
         if not start <= at <= end:
             continue
         if woken:

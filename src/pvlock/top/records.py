@@ -2,11 +2,14 @@
 """Intervals as JSON, one object a line, and as CSV, one line for each thread. Times are in ns."""
 
 import csv
+import dataclasses
 import datetime
 import io
 import json
 from typing import Any
 
+from pvlock.report import document
+from pvlock.top.flags import Compared
 from pvlock.top.session import Interval, Session
 from pvlock.top.usage import ThreadUsage, Usage, VmUsage
 
@@ -26,6 +29,7 @@ _FIELDS = {
     "directed_yields": "yields",
 }
 _WHO = ("time", "interval_ns", "source", "vm", "pid", "vcpu", "tid", "thread")
+_FLAG = ("flag_looks", "flag_set", "flag_truth", "flag_differs")
 _MOST = 10
 
 
@@ -36,14 +40,14 @@ def to_json(interval: Interval, session: Session) -> str:
         "interval_ns": interval.ns,
         "source": session.source,
         "unplaced_threads": interval.unplaced,
-        "vms": [_vm(vm, session) for vm in interval.vms],
+        "vms": [_vm(vm, interval, session) for vm in interval.vms],
     }
-    return json.dumps(record) + "\n"
+    return json.dumps(document("top", record)) + "\n"
 
 
 def csv_header() -> str:
     """Return the first line."""
-    return _line([*_WHO, *_FIELDS, "displaced_by"])
+    return _line([*_WHO, *_FIELDS, *_FLAG, "displaced_by"])
 
 
 def to_csv(interval: Interval, session: Session) -> str:
@@ -56,7 +60,11 @@ def to_csv(interval: Interval, session: Session) -> str:
             who = (_time(interval), interval.ns, session.source, name, vm.tgid, thread.vcpu)
             by = session.names.displaced_by(each)
             displaced = None if by is None else ";".join(f"{n}={ns}" for n, ns in by[:_MOST])
-            values = _values(each).values()
+            of_flag = interval.flags.get(thread.key.tid)
+            flag: list[int | None] = [None] * len(_FLAG)
+            if of_flag is not None:
+                flag = [of_flag.looks, of_flag.flag, of_flag.truth, of_flag.differ]
+            values = (*_values(each).values(), *flag)
             lines.append(_line([*who, thread.key.tid, thread.name, *values, displaced]))
     return "".join(lines)
 
@@ -76,25 +84,30 @@ def _values(usage: Usage) -> dict[str, Any]:
     return {name: getattr(usage, attribute) for name, attribute in _FIELDS.items()}
 
 
-def _vm(vm: VmUsage, session: Session) -> dict[str, Any]:
+def _vm(vm: VmUsage, interval: Interval, session: Session) -> dict[str, Any]:
     return {
         "name": session.names.vm(vm.tgid),
         "pid": vm.tgid,
         **_values(vm),
         "displaced_by": _displaced(vm, session),
-        "threads": [_thread(each, session) for each in vm.threads],
+        "threads": [_thread(each, interval, session) for each in vm.threads],
     }
 
 
-def _thread(each: ThreadUsage, session: Session) -> dict[str, Any]:
+def _thread(each: ThreadUsage, interval: Interval, session: Session) -> dict[str, Any]:
     return {
         "vcpu": each.thread.vcpu,
         "tid": each.thread.key.tid,
         "thread": each.thread.name,
         "alive": each.thread.alive,
         **_values(each),
+        "flag": _flag(interval.flags.get(each.thread.key.tid)),
         "displaced_by": _displaced(each, session),
     }
+
+
+def _flag(compared: Compared | None) -> dict[str, Any] | None:
+    return None if compared is None else dataclasses.asdict(compared)
 
 
 def _displaced(usage: Usage, session: Session) -> list[dict[str, Any]] | None:

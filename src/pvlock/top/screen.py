@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Intervals as a table that fits 80 columns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rich.table import Table
 from rich.text import Text
@@ -38,15 +38,19 @@ def table(interval: Interval, session: Session, sort: str, threads: bool) -> Tab
     shown.add_column("VCPU", justify="right", no_wrap=True)
     for name in ("run%", "ready%", "thr%", "blk%", "pre/s", "p99", "longest"):
         shown.add_column(name, justify="right", no_wrap=True)
+    flags = bool(interval.flags)
+    if flags:
+        shown.add_column("flag/is", justify="right", no_wrap=True)
     shown.add_column("displaced by", overflow="fold")
     for vm in sorted(interval.vms, key=SORTS[sort]):
         name = session.names.vm(vm.tgid)
-        shown.add_row(name, str(len(vm.threads)), *_cells(vm, interval), _by(vm, session))
+        cells = [*_cells(vm, interval), *([_flags(vm.threads, interval)] if flags else [])]
+        shown.add_row(name, str(len(vm.threads)), *cells, _by(vm, session))
         for each in vm.threads if threads else ():
             vcpu = each.thread.vcpu
             label = f"  {each.thread.name}" if vcpu is None else "  VCPU"
             number = str(each.thread.key.tid) if vcpu is None else str(vcpu)
-            cells = _cells(each, interval)
+            cells = [*_cells(each, interval), *([_flags([each], interval)] if flags else [])]
             shown.add_row(label, number, *cells, _by(each, session), style="dim")
     return shown
 
@@ -61,6 +65,17 @@ def _cells(usage: Usage, interval: Interval) -> list[str | Text]:
         _time(usage.p99),
         _time(usage.longest),
     ]
+
+
+def _flags(threads: Sequence[ThreadUsage], interval: Interval) -> str:
+    """Say in what part of the looks the published flag was set, and in what part it should be."""
+    found = [interval.flags.get(each.thread.key.tid) for each in threads]
+    compared = [each for each in found if each is not None]
+    if not compared:
+        return UNKNOWN
+    looks = sum(each.looks for each in compared)
+    flag, truth = (sum(getattr(each, what) for each in compared) for what in ("flag", "truth"))
+    return f"{100 * flag / looks:.0f}/{100 * truth / looks:.0f}"
 
 
 def _percent(usage: Usage, ns: int | None) -> str:
@@ -93,6 +108,9 @@ def title(interval: Interval, session: Session) -> str:
     if any(not vm.is_vm for vm in interval.vms):
         text = f"{vms} process{'es' * (vms != 1)}, {threads} thread{'s' * (threads != 1)}"
     text += f"; {interval.ns / 1e9:.1f} s; % of each one's time"
+    if wrong := sum(each.differ for each in interval.flags.values()):
+        looks = sum(each.looks for each in interval.flags.values())
+        text += f"; flags WRONG in {wrong} of {looks} looks"
     if interval.unplaced:
         text += f"; {interval.unplaced} threads found no place"
     return text

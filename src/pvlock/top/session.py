@@ -4,12 +4,13 @@
 import fnmatch
 import os
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
 from pvlock.errors import WatchError
 from pvlock.top import names, proc, usage
+from pvlock.top.flags import Compared, FlagReader
 from pvlock.top.schedstat import Reader
 from pvlock.top.slots import Feature
 from pvlock.top.threads import Snapshot
@@ -18,6 +19,8 @@ from pvlock.top.watch import Watcher
 
 _LOOK_SECONDS = 0.25
 """So often the kernel looks for new VCPUs."""
+_COMPARE_SECONDS = 0.05
+"""So often flags are compared with the truth, where any are published."""
 _WANT_SECONDS = 1.0
 """So often threads are looked for by their names, for which all of /proc is read."""
 
@@ -49,6 +52,8 @@ class Interval:
     """Threads that are watched now."""
     missing: list[int] = field(default_factory=list)
     """Processes that were asked for and have ended."""
+    flags: Mapping[int, Compared] = field(default_factory=dict)
+    """By thread: the flag that pvlock's own engine publishes of it, beside the truth."""
 
 
 class Session:
@@ -67,6 +72,7 @@ class Session:
             raise WatchError(f"no process is in a cgroup {choice.cgroup}")
         self.degraded: str | None = None
         self._watcher: Watcher | None = None
+        self._flags: FlagReader | None = None
         self._reader = Reader()
         if not bpf:
             self.degraded = "BPF is not asked for"
@@ -75,11 +81,12 @@ class Session:
         else:
             try:
                 self._watcher = Watcher()
+                self._flags = FlagReader(self._watcher)
             except WatchError as error:
                 self.degraded = str(error)
         self.names = Names(names.vm_name, proc.name)
         self._before: Snapshot | None = None
-        self._wanted_at = 0.0
+        self._wanted_at = self._looked_at = 0.0
 
     @property
     def source(self) -> str:
@@ -107,10 +114,17 @@ class Session:
         assert self._before is not None
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, _LOOK_SECONDS))
-            if left > _LOOK_SECONDS:
+            pause = self.pause
+            time.sleep(min(left, pause))
+            if left > pause:
                 self.look()
         return self.cut()
+
+    @property
+    def pause(self) -> float:
+        """The seconds after which look() is to be called again."""
+        comparing = self._flags is not None and self._flags.busy
+        return _COMPARE_SECONDS if comparing else _LOOK_SECONDS
 
     def start(self) -> None:
         """Begin the first interval. Raises WatchError."""
@@ -130,7 +144,9 @@ class Session:
             vms = [vm for vm in (self._named(vm) for vm in vms) if vm is not None]
         gone = [pid for pid in self._choice.pids if not proc.exists(pid)]
         found = sum(len(vm.threads) for vm in vms)
-        return Interval(time.time(), after.at - before.at, vms, after.unplaced, found, gone)
+        flags = {} if self._flags is None else self._flags.take()
+        ns = after.at - before.at
+        return Interval(time.time(), ns, vms, after.unplaced, found, gone, flags)
 
     def _snapshot(self) -> Snapshot:
         snapshot = (self._watcher or self._reader).snapshot()
@@ -138,11 +154,15 @@ class Session:
         return snapshot
 
     def look(self) -> None:
-        """Find new threads; to be called a few times a second."""
-        if self._watcher is not None:
-            if time.monotonic() - self._wanted_at > _WANT_SECONDS:
-                self._want()
+        """Find new threads, and compare flags; to be called after each `pause`."""
+        if self._watcher is None or self._flags is None:
+            return
+        if time.monotonic() - self._wanted_at > _WANT_SECONDS:
+            self._want()
+        if time.monotonic() - self._looked_at >= _LOOK_SECONDS:
+            self._looked_at = time.monotonic()
             self._watcher.look()
+        self._flags.look()
 
     def _want(self) -> None:
         """Ask for the threads that the kernel does not find by itself."""
@@ -203,6 +223,8 @@ class Session:
 
     def close(self) -> None:
         """Detach what has been put into the kernel; safe to call twice."""
+        if self._flags is not None:
+            self._flags.close()
         if self._watcher is not None:
             self._watcher.close()
 

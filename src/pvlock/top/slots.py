@@ -2,6 +2,7 @@
 """The layout of what bpf/top.bpf.c keeps, and what it means."""
 
 import enum
+import mmap
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -22,6 +23,8 @@ SLOT_SIZE = -(-_SLOT.size // 8) * 8
 LONGEST_AT, CHARGED_AT = 160, 176
 U64 = struct.Struct("<Q")
 TID_AT = 8
+_HEAD_OF_SLOT = struct.Struct("<6IQ")
+_READY_BY_AT = 220
 
 DEPTH = 1024
 _HEAD = struct.Struct("<2I")
@@ -29,7 +32,7 @@ _STRETCH = struct.Struct("<QII16s")
 LOG_SIZE = _HEAD.size + DEPTH * _STRETCH.size
 
 RECORD = struct.Struct("<Q6I16s")
-"""Time, CPU, woken, previous, next, runnable, and the name of the next: see struct record."""
+"""Time, CPU, woken, previous, next, runnable, had, and the name of the next: see struct record."""
 
 NO_VCPU = 0xFFFF_FFFF
 _THREAD = 1 << 31
@@ -43,6 +46,14 @@ class State(enum.IntEnum):
     READY = 2
     BLOCKED = 3
     DEAD = 4
+
+
+class ReadyBy(enum.IntEnum):
+    """How a thread became READY; UNSEEN: before it was watched."""
+
+    WOKEN = 0
+    PREEMPTED = 1
+    UNSEEN = 2
 
 
 class Feature(enum.IntFlag):
@@ -83,6 +94,24 @@ class Slot(NamedTuple):
     charged: int
     name: str
     gaps: tuple[int, ...]
+
+
+class Glance(NamedTuple):
+    """What a thread does at the moment: the members of struct slot that say so."""
+
+    sequence: int
+    state: State
+    tid: int
+    tgid: int
+    vm: int
+    ready_by: ReadyBy
+
+
+def glance(data: mmap.mmap, start: int) -> Glance:
+    """Take out of the slot at `start` what says what its thread does."""
+    sequence, state, tid, tgid, _vcpu, _cpu, vm = _HEAD_OF_SLOT.unpack_from(data, start)
+    (by,) = PLACE.unpack_from(data, start + _READY_BY_AT)
+    return Glance(sequence, State(state), tid, tgid, vm, ReadyBy(by))
 
 
 def slot(data: bytes) -> Slot:

@@ -14,7 +14,7 @@ from pvlock.engines.kvm import bpf
 from pvlock.errors import EngineUnavailable, WatchError
 from pvlock.memory import fence
 from pvlock.top import needs, slots
-from pvlock.top.slots import Feature, Slot, State
+from pvlock.top.slots import Feature, Glance, Slot, State
 from pvlock.top.threads import Displacer, Key, Snapshot, Thread
 
 OBJECT = Path(__file__).with_name("top.bpf.o")
@@ -197,6 +197,16 @@ class Watcher:
             if slots.PLACE.unpack_from(self._slots, start)[0] == before and not before & 1:
                 return at, slots.slot(data)
         raise WatchError("the kernel never left a VCPU's sums alone long enough to be read")
+
+    def glances(self) -> list[tuple[int, Glance]]:
+        """Return the slots that threads have, each with what its thread does."""
+        return [(n, self.glance(n)) for n in range(self._limit) if self._tid(n)]
+
+    def glance(self, number: int) -> Glance:
+        """Return what the thread of a slot does; it is whole if the sequence is even and stays."""
+        found = slots.glance(self._slots, number * slots.SLOT_SIZE)
+        fence()
+        return found
 
     def _thread(self, at: int, slot: Slot, number: int, charged: dict[Displacer, int]) -> Thread:
         has = self.features

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import Any
 
 from pvlock.engines.contract import (
@@ -23,6 +23,7 @@ from pvlock.engines.contract import (
     Handler,
     HostEvent,
     Mistake,
+    Sampling,
     Switch,
     SystemEvent,
     Usage,
@@ -170,6 +171,26 @@ class EmulatorEngine:
         taken = bytes(self._recorded)
         self._recorded.clear()
         return taken
+
+    def sample(self, how: Sampling) -> None:
+        """See contract.Sampled."""
+        self._call(
+            ["sample", how.period_ns, how.user_registers, how.queue, list(map(astuple, how.spins))]
+        )
+
+    def take_samples(self) -> tuple[bytes, int]:
+        """See contract.Sampled."""
+        taken, lost = bytearray(), 0
+        while True:
+            try:
+                text, more = self._call(["samples"])
+                part, lost = base64.b64decode(text, validate=True), lost + int(more)
+            except (TypeError, ValueError):
+                self.close()
+                raise WorkerDied("it sent nonsense instead of samples", None, None) from None
+            taken += part
+            if not part:
+                return bytes(taken), lost
 
     def close(self) -> None:
         """See contract.Engine."""

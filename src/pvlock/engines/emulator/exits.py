@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pvlock import abi, hint
 from pvlock.engines.contract import EngineConfig, SystemEvent
 from pvlock.engines.emulator import libunicorn as lib
 from pvlock.engines.emulator import psci
@@ -23,6 +24,7 @@ from pvlock.errors import GuestFault
 from pvlock.memory_map import GICD_BASE, GICD_SIZE, GICR_STRIDE, gicr_base
 
 _PAGE = 4096
+_U32 = 2**32 - 1
 # ESR_ELx.ISS of a data abort.
 _ISV, _WNR, _S1PTW, _CM = 1 << 24, 1 << 6, 1 << 7, 1 << 8
 
@@ -105,9 +107,18 @@ class Exits:
             self._psci(cpu, vcpu, registers)
             return
         self._charge_exit(cpu)
+        if registers[0] & _U32 == hint.YIELD_TO and self.config.hint != hint.OFF:
+            self._hint(cpu, vcpu, registers[1])
+            return
         answer = self.ask(vcpu.index, "hypercall", registers)
         for number, value in enumerate(answer):
             vcpu.set_x(number, value)
+
+    def _hint(self, cpu: int, vcpu: EmulatedVcpu, affinity: int) -> None:
+        target = self.psci.vcpu_of(affinity)
+        vcpu.set_x(0, hint.INVALID_PARAMETER if target is None else abi.SUCCESS)
+        if target is not None:
+            self.scheduler.yield_to(cpu, target)
 
     def _psci(self, cpu: int, vcpu: EmulatedVcpu, registers: list[int]) -> None:
         function, x1, x2, x3 = registers

@@ -80,6 +80,10 @@ class Psci:
         """Tell whether `vcpu` is on."""
         return self._on[vcpu]
 
+    def vcpu_of(self, affinity: int) -> int | None:
+        """Return which VCPU has this affinity, None if there is none."""
+        return self._vcpu_of.get(affinity)
+
     def call(self, vcpu: int, function_id: int, args: tuple[int, int, int]) -> PsciResult:
         """Perform the call that `vcpu` made with X1 to X3 in `args`; any value is legal."""
         function_id &= 0xFFFF_FFFF

@@ -3,7 +3,8 @@
 
 All CPUs share one first-in first-out queue, and take turns of one slice. This is simpler than a
 host's real scheduler, and no CPU idles while a VCPU waits: results depend on preemption and not on
-load balancing. The scheduler knows nothing of Unicorn; vm.py tells it what happened and when.
+load balancing. eevdf.py has a scheduler that is nearer to Linux's. A scheduler knows nothing of
+Unicorn; vm.py tells it what happened and when.
 """
 
 import enum
@@ -14,6 +15,7 @@ from typing import Protocol
 
 from pvlock.abi import Policy
 from pvlock.engines.contract import HostEvent, Ready, Switch
+from pvlock.engines.emulator.yields import DirectedYield
 
 
 class Place(enum.Enum):
@@ -63,7 +65,7 @@ class Scheduler:
     `first_slices` shortens the first slice of each VCPU, so that slices do not end in step.
     `switch_ns` is what a switch costs the CPU. `switches` counts how often a VCPU lost its CPU.
     `record` is called with every switch, and with every VCPU that begins to wait for a CPU after it
-    was blocked or off.
+    was blocked or off. `directed` chooses whom a VCPU whose WFE trapped yields to.
     """
 
     cpus: Cpus
@@ -75,6 +77,7 @@ class Scheduler:
     switch_ns: int = 0
     first_slices: Sequence[int] = ()
     record: Callable[[Switch | Ready], None] | None = None
+    directed: DirectedYield = field(default_factory=DirectedYield)
     queue: deque[int] = field(default_factory=deque)
     switches: int = 0
 
@@ -83,7 +86,6 @@ class Scheduler:
         self.tasks = [Task() for _ in range(self.vcpus)]
         self.on: list[int | None] = [None] * self.pcpus
         self._first = dict(enumerate(self.first_slices))
-        self._boosted = -1
         for vcpu in range(self.vcpus):
             self.publish(vcpu, self.flag(vcpu))
 
@@ -128,38 +130,42 @@ class Scheduler:
         """Take the VCPU off `cpu` until it is turned on again."""
         self._leave(cpu, Place.OFF, HostEvent.OFF)
 
+    def others_wait(self, cpu: int) -> bool:
+        """Tell whether a VCPU waits for `cpu`: Linux's single_task_running() is false then."""
+        return bool(self.queue)
+
     def yield_(self, cpu: int) -> None:
         """Give `cpu` to a VCPU that waits for one, as KVM's kvm_vcpu_on_spin() does when WFE traps.
 
-        Candidates begin after the VCPU that was boosted last; one that itself was spinning in such
-        a trap is passed over every other time.
+        Whom, says yields.py.
         """
         me = self._running(cpu)
-        now = self.cpus.clock(cpu)
         mine = self.tasks[me]
         mine.in_spin_loop = True
-        for vcpu in sorted(self.candidates(), key=self._steps_after_boosted):
-            task = self.tasks[vcpu]
-            if task.in_spin_loop:
-                task.eligible = not task.eligible
-                if task.eligible:
-                    continue
-            self._boosted = vcpu
-            self.queue.remove(vcpu)
-            self.queue.appendleft(vcpu)
-            left = self.cpus.deadline(cpu) - now
-            self._switch_out(cpu, now, Place.QUEUED, HostEvent.YIELD)
-            self.queue.append(me)
-            self._put(cpu, self.queue.popleft(), now, left)
-            return
+        for vcpu in self.directed.targets(me, tuple(self.queue), self.tasks):
+            if self.yield_to(cpu, vcpu):
+                self.directed.boosted = vcpu
+                return
         mine.in_spin_loop = mine.eligible = False
 
-    def candidates(self) -> list[int]:
-        """Return the VCPUs that a directed yield may go to: runnable, but preempted."""
-        return [vcpu for vcpu in self.queue if self.tasks[vcpu].preempted]
+    def yield_to(self, cpu: int, vcpu: int) -> bool:
+        """Let `vcpu` run instead of the VCPU on `cpu`; False if it does not wait for a CPU.
 
-    def _steps_after_boosted(self, vcpu: int) -> int:
-        return (vcpu - self._boosted - 1) % self.vcpus
+        It gets the rest of the slice: if each yield gave a fresh one, no slice would ever end.
+        """
+        if self.tasks[vcpu].place is not Place.QUEUED:
+            return False
+        me, now = self._running(cpu), self.cpus.clock(cpu)
+        self.queue.remove(vcpu)
+        left = self.cpus.deadline(cpu) - now
+        self._switch_out(cpu, now, Place.QUEUED, HostEvent.YIELD)
+        self.queue.append(me)
+        self._put(cpu, vcpu, now, left)
+        return True
+
+    def candidates(self) -> list[int]:
+        """Return the VCPUs that a directed yield may go to, unless the spinner passes over them."""
+        return [vcpu for vcpu in self.queue if self.directed.may_get_it(self.tasks[vcpu])]
 
     def account(self, now: int) -> None:
         """Bring `running_ns` and `queued_ns` of every VCPU up to `now`."""
@@ -265,8 +271,9 @@ class ScriptedScheduler(Scheduler):
         """Begin another slice: a script alone ends the turn of a VCPU."""
         self.cpus.assign(cpu, self._running(cpu), self.cpus.clock(cpu), 1 << 62)
 
-    def yield_(self, cpu: int) -> None:
+    def yield_to(self, cpu: int, vcpu: int) -> bool:
         """Do nothing: a script alone ends the turn of a VCPU."""
+        return False
 
     def _switch_in(self, cpu: int, now: int) -> None:
         vcpu = self._wanted[cpu]

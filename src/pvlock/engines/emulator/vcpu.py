@@ -72,6 +72,8 @@ class VcpuState(c.Structure):
         ("flush", c.c_uint32),
         ("waiting", c.c_uint32),
         ("timer", Timer * 2),
+        ("limit", c.c_uint64),
+        ("sample_at", c.c_uint64),
         ("event_since", c.c_uint64),
         ("monitored", c.c_void_p),
         ("exclusive", c.c_uint32),
@@ -120,9 +122,56 @@ class VmState(c.Structure):
         ("running", c.c_uint64),
         ("timer_due", c.c_uint64),
         ("exits", c.c_uint64 * len(Exit)),
+        ("profile", c.c_void_p),
         ("code_flushes", c.c_uint32),
         ("current", c.c_void_p),
         ("pristine", c.c_void_p),
+    )
+
+
+class SpinState(c.Structure):
+    """`struct spin` of native/emulator.h: a function in which a kernel spins."""
+
+    _fields_ = (
+        ("start", c.c_uint64),
+        ("end", c.c_uint64),
+        ("moved", c.c_uint64),
+        ("kind", c.c_uint32),
+        ("reg", c.c_uint32),
+        ("owner", c.c_uint64),
+        ("flags", c.c_uint64),
+        ("readers", c.c_uint64),
+    )
+
+
+class ProfileState(c.Structure):
+    """`struct profile_setup` of native/emulator.h: what to sample, and how often."""
+
+    _fields_ = (
+        ("period", c.c_uint64),
+        ("user_registers", c.c_uint64),
+        ("queue", c.c_uint64),
+        ("spins", c.c_void_p),
+        ("spin_count", c.c_uint64),
+    )
+
+
+class SampleState(c.Structure):
+    """`struct sample` of native/emulator.h, without the frames that follow it."""
+
+    _fields_ = (
+        ("time", c.c_uint64),
+        ("task", c.c_uint64),
+        ("lr", c.c_uint64),
+        ("owner", c.c_uint64),
+        ("points", c.c_uint32),
+        ("vcpu", c.c_uint16),
+        ("awaited", c.c_int16),
+        ("awaits", c.c_uint8),
+        ("flags", c.c_uint8),
+        ("kernel", c.c_uint8),
+        ("user", c.c_uint8),
+        ("into", c.c_uint32),
     )
 
 
@@ -133,6 +182,9 @@ STRUCTURES: dict[str, type[c.Structure]] = {
     "cpu": CpuState,
     "slot": SlotState,
     "vm": VmState,
+    "spin": SpinState,
+    "profile_setup": ProfileState,
+    "sample": SampleState,
 }
 """The structures that this file restates, by their names in native/emulator.h."""
 
@@ -180,6 +232,8 @@ _SCR = 3 << 16 | 1 << 10 | 1 << 8 | 0x30 | 1  # API, APK, RW, HCE, RES1, NS
 _HCR = 3 << 40 | 1 << 31 | 1 << 19 | 1 << 13 | 1  # API, APK, RW: EL1 is AArch64, TSC, TWI, VM
 # There is no PMU: its registers trap to EL2, from EL0 too, because EL1 would let EL0 have them.
 _MDCR, _PMUSERENR = 1 << 6, 1  # TPM; EN
+
+_PSTATE_EL = 0xC
 
 Mapping = tuple[int, int, int]
 """(IPA, bytes, host address) of one memory slot, or of the stage 2 tables."""
@@ -262,6 +316,11 @@ class EmulatedVcpu:
     def inject_undefined(self) -> None:
         """Take an Undefined Instruction exception to EL1."""
         self._native.vcpu_inject_undefined(self._pointer)
+
+    @property
+    def in_kernel(self) -> bool:
+        """Whether it is at EL1, or was when it last ran (KVM: kvm_arch_vcpu_in_kernel)."""
+        return bool(self.get("pstate") & _PSTATE_EL)
 
     @property
     def lost(self) -> bool:

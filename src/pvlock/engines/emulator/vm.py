@@ -19,14 +19,17 @@ from pvlock.engines.contract import (
     EngineConfig,
     Placement,
     Ready,
+    Sampling,
     Switch,
     SystemEvent,
     pack,
 )
 from pvlock.engines.emulator import libunicorn as lib
 from pvlock.engines.emulator import psci
+from pvlock.engines.emulator.eevdf import EevdfScheduler
 from pvlock.engines.emulator.exits import Ask, Exits, Post
 from pvlock.engines.emulator.gic import Gic
+from pvlock.engines.emulator.profile import Profile
 from pvlock.engines.emulator.scheduler import Place, Scheduler, ScriptedScheduler
 from pvlock.engines.emulator.stage2 import Stage2
 from pvlock.engines.emulator.vcpu import (
@@ -40,6 +43,7 @@ from pvlock.engines.emulator.vcpu import (
     check_layout,
     create,
 )
+from pvlock.engines.emulator.yields import DirectedYield
 from pvlock.errors import EngineError, GuestStalled, StateError
 
 # These costs in ns are not options. The first is what an exception costs that the guest takes
@@ -123,6 +127,7 @@ class Vm:
         self.event: SystemEvent | None = None
         self._exits_here: Counter[str] = Counter()
         self._recorded = bytearray()
+        self._profile: Profile | None = None
         self._random = random.Random(config.seed)
         self.scheduler = self._schedule()
         self._exits = Exits(self, config, self.scheduler, self.gic, self.psci, ask, post)
@@ -184,6 +189,8 @@ class Vm:
                 self.config.quantum_ns,
                 min(due, until),
             )
+            if self._profile is not None:
+                self._profile.drain()
             if cpu < 0:
                 # All CPUs reached the edge, which is where the next step begins.
                 self._edge.value += self.config.quantum_ns
@@ -212,6 +219,14 @@ class Vm:
         taken = bytes(self._recorded[:_MOST_RECORDED])
         del self._recorded[:_MOST_RECORDED]
         return taken
+
+    def sample(self, how: Sampling) -> None:
+        """Take samples from now on. Raises EngineError if that is done already."""
+        self._profile = Profile(self._vm, how, self.now)
+
+    def take_samples(self) -> tuple[bytes, int]:
+        """Return the oldest samples, and how many points were lost, and forget them."""
+        return (b"", 0) if self._profile is None else self._profile.take()
 
     # -- what an exit may ask for (exits.Host) --
 
@@ -247,10 +262,19 @@ class Vm:
             self._random.randrange(config.slice_ns // 4, config.slice_ns) + 1
             for _ in range(config.vcpus)
         ]
-        return Scheduler(
-            self, config.vcpus, config.pcpus, config.slice_ns, config.policy, self._publish,
-            config.switch_ns, firsts, record,
-        )  # fmt: skip
+        in_kernel = self._in_kernel if config.yield_filter else None
+        common: dict[str, Any] = {
+            "cpus": self, "vcpus": config.vcpus, "pcpus": config.pcpus,
+            "slice_ns": config.slice_ns, "policy": config.policy, "publish": self._publish,
+            "switch_ns": config.switch_ns, "first_slices": firsts, "record": record,
+            "directed": DirectedYield(config.yield_woken, in_kernel),
+        }  # fmt: skip
+        if config.scheduler == "eevdf":
+            return EevdfScheduler(**common, kick_ns=config.exit_ns)
+        return Scheduler(**common)
+
+    def _in_kernel(self, vcpu: int) -> bool:
+        return self.vcpus[vcpu].in_kernel
 
     @staticmethod
     def _placer(scripted: ScriptedScheduler, line: Placement) -> Callable[[int], None]:
@@ -258,11 +282,15 @@ class Vm:
 
     def assign(self, cpu: int, vcpu: int | None, now: int, deadline: int) -> None:
         """Put a VCPU on a CPU (scheduler.Cpus)."""
-        slot = self.cpus[cpu]
+        slot, before = self.cpus[cpu], self._on[cpu]
+        if self._profile is not None and before is not None and before != vcpu:
+            self._profile.leave(self.vcpus[before], slot.now)
         slot.vcpu = None if vcpu is None else self._pointers[vcpu]
         slot.now, slot.deadline = max(now, slot.now), deadline
-        if vcpu is not None and vcpu != self._on[cpu]:
-            self._entered(vcpu)
+        if vcpu is not None and vcpu != before:
+            self._entered(cpu, vcpu)
+            if self._profile is not None:
+                self._profile.enter(self.vcpus[vcpu], slot.now)
         self._on[cpu] = vcpu
         if vcpu is not None and vcpu in self._stolen:
             # Added, not set: PV_TIME_ST zeroes the structure, and counting begins there.
@@ -310,15 +338,16 @@ class Vm:
                 vcpu.state.asleep = 0
                 self.scheduler.wake(vcpu.index, now)
 
-    def _entered(self, vcpu: int) -> None:
+    def _entered(self, cpu: int, vcpu: int) -> None:
         """Do what KVM does when it puts a VCPU on a CPU (kvm_arch_vcpu_load).
 
-        WFE traps from now on if others wait for a CPU. KVM sets HCR_EL2.TWE for that; here it is
-        never set, and look_back() in native/blocks.c asks `trap_wfe`. The event register is set by
-        the return to the guest.
+        WFE traps from now on if others wait for the CPU (kvm_vcpu_should_clear_twe() asks
+        single_task_running()), or always, or never. KVM sets HCR_EL2.TWE for that; here it is never
+        set, and look_back() in native/blocks.c asks `trap_wfe`. The event register is set by the
+        return to the guest.
         """
-        state = self.vcpus[vcpu].state
-        state.trap_wfe = self.config.trap_wfe and bool(self.scheduler.queue)
+        state, trap = self.vcpus[vcpu].state, self.config.trap_wfe
+        state.trap_wfe = trap == "always" or (bool(trap) and self.scheduler.others_wait(cpu))
         state.event = 1
 
     def _exit(self, cpu: int) -> None:

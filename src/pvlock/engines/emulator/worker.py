@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pvlock.engines.contract import EngineConfig, Placement
+from pvlock.engines.contract import EngineConfig, Placement, Sampling, Spin, SpinKind
 from pvlock.engines.emulator.audit import AuditedVm
 from pvlock.engines.emulator.protocol import Channel, pack_error
 from pvlock.engines.emulator.vcpu import VcpuState, VmState
@@ -47,6 +47,8 @@ class Worker:
             "inject_abort": lambda vcpu, far: self._vm.vcpus[vcpu].inject_abort(far),
             "run": self._vm.run,
             "usage": self._usage,
+            "sample": self._sample,
+            "samples": self._samples,
             "audit": self._audit,
             "switches": lambda: base64.b64encode(self._vm.take_switches()).decode(),
         }  # fmt: skip
@@ -120,6 +122,14 @@ class Worker:
             else:
                 self._vm.show(number, None if value is None else bytes.fromhex(value))
         return message["value"]
+
+    def _sample(self, period_ns: int, user: int, queue: int | None, spins: list[list[int]]) -> None:
+        made = tuple(Spin(start, end, SpinKind(kind), *rest) for start, end, kind, *rest in spins)
+        self._vm.sample(Sampling(period_ns, user, queue, made))
+
+    def _samples(self) -> list[Any]:
+        taken, lost = self._vm.take_samples()
+        return [base64.b64encode(taken).decode(), lost]
 
     def _audit(self) -> dict[str, Any]:
         if not isinstance(self._vm, AuditedVm):

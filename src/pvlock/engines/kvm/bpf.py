@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from pvlock.errors import EngineError, EngineUnavailable
 from pvlock.memory import fence
@@ -27,6 +27,7 @@ MAP_TYPE_ARRAY, MAP_TYPE_TASK_STORAGE = 2, 29
 PROG_TYPE_SYSCALL = 31
 TRACE_RAW_TP = 23
 _F_MMAPABLE = 1 << 10
+_PIDFD_THREAD = os.O_EXCL  # linux/pidfd.h
 
 _LOG_LIMIT = 1 << 20
 _PRINT = c.CFUNCTYPE(c.c_int, c.c_int, c.c_char_p, c.c_void_p)
@@ -140,6 +141,10 @@ def libbpf() -> Any:
         ("bpf_program__attach_iter", p, [p, p]),
         ("bpf_link__fd", c.c_int, [p]),
         ("bpf_iter_create", c.c_int, [c.c_int]),
+        ("bpf_map_get_fd_by_id", c.c_int, [u32]),
+        ("bpf_prog_get_fd_by_id", c.c_int, [u32]),
+        ("bpf_obj_get_info_by_fd", c.c_int, [c.c_int, p, p]),
+        ("bpf_map_lookup_elem", c.c_int, [c.c_int, p, p]),
         ("bpf_map_update_elem", c.c_int, [c.c_int, p, p, c.c_uint64]),
         ("bpf_map_delete_elem", c.c_int, [c.c_int, p]),
         ("bpf_map_lookup_batch", c.c_int, [c.c_int, p, p, p, p, p, p]),
@@ -312,6 +317,104 @@ def iterate_over(link: int) -> None:
             pass
     finally:
         os.close(fd)
+
+
+class _ProgramInfo(c.Structure):
+    """The beginning of struct bpf_prog_info (linux/bpf.h); the kernel fills no more than this."""
+
+    _fields_ = (
+        ("type", c.c_uint32),
+        ("id", c.c_uint32),
+        ("tag", c.c_uint8 * 8),
+        ("lengths", c.c_uint32 * 2),
+        ("instructions", c.c_uint64 * 2),
+        ("load_time", c.c_uint64),
+        ("created_by", c.c_uint32),
+        ("nr_map_ids", c.c_uint32),
+        ("map_ids", c.c_uint64),
+        ("name", c.c_char * 16),
+    )
+
+
+class _MapInfo(c.Structure):
+    """The beginning of struct bpf_map_info."""
+
+    _fields_ = (
+        ("type", c.c_uint32),
+        ("id", c.c_uint32),
+        ("key_size", c.c_uint32),
+        ("value_size", c.c_uint32),
+        ("max_entries", c.c_uint32),
+        ("map_flags", c.c_uint32),
+        ("name", c.c_char * 16),
+    )
+
+
+_MOST_MAPS = 8
+
+
+class ForeignProgram(NamedTuple):
+    """A program that any process has loaded: its name (15 characters) and its maps' IDs."""
+
+    name: str
+    maps: tuple[int, ...]
+
+
+class ForeignMap(NamedTuple):
+    """A map of any process: its name, its sizes, and a file descriptor of our own for it."""
+
+    name: str
+    kind: int
+    value_size: int
+    entries: int
+    fd: int
+
+
+def _info(fd: int, info: c.Structure) -> None:
+    size = c.c_uint32(c.sizeof(info))
+    _check(libbpf().bpf_obj_get_info_by_fd(fd, c.byref(info), c.byref(size)))
+
+
+def program_by_id(number: int) -> ForeignProgram:
+    """Say what the program of this ID is. Raises OSError; the caller needs CAP_SYS_ADMIN."""
+    fd = _check(libbpf().bpf_prog_get_fd_by_id(number))
+    try:
+        maps = (c.c_uint32 * _MOST_MAPS)()
+        info = _ProgramInfo(nr_map_ids=_MOST_MAPS, map_ids=c.addressof(maps))
+        _info(fd, info)
+    finally:
+        os.close(fd)
+    return ForeignProgram(info.name.decode(), tuple(maps[: min(info.nr_map_ids, _MOST_MAPS)]))
+
+
+def map_by_id(number: int) -> ForeignMap:
+    """Open the map of this ID; the caller closes it. Raises OSError, as program_by_id()."""
+    fd = _check(libbpf().bpf_map_get_fd_by_id(number))
+    info = _MapInfo()
+    try:
+        _info(fd, info)
+    except OSError:
+        os.close(fd)
+        raise
+    return ForeignMap(info.name.decode(), info.type, info.value_size, info.max_entries, fd)
+
+
+def of_thread(storage: int, tid: int, size: int) -> bytes | None:
+    """Return what the task storage of this file descriptor keeps of a thread; None: nothing.
+
+    Raises OSError where the kernel cannot be asked of a thread (Linux 6.9 and newer can), or the
+    thread has ended.
+    """
+    thread = os.pidfd_open(tid, _PIDFD_THREAD)
+    try:
+        key, value = c.c_int(thread), c.create_string_buffer(size)
+        result = libbpf().bpf_map_lookup_elem(storage, c.byref(key), value)
+    finally:
+        os.close(thread)
+    if result == -errno.ENOENT:
+        return None
+    _check(result)
+    return value.raw
 
 
 class Table:

@@ -19,7 +19,9 @@ from pvlock.engines.kvm import bpf
 from pvlock.errors import ConfigError, EngineError, EngineUnavailable
 
 OBJECT = Path(__file__).with_name("publisher.bpf.o")
-_PROGRAMS = {Policy.SCHEDULED_OUT: "scheduled_out", Policy.PREEMPTED: "preempted"}
+PROGRAMS = {Policy.SCHEDULED_OUT: "scheduled_out", Policy.PREEMPTED: "preempted"}
+FLAGS, STRUCTURES = "flags", "structures"
+"""The names of the maps, as bpf/publisher.bpf.c has them."""
 
 
 class Publisher:
@@ -42,15 +44,15 @@ class Publisher:
         """
         size = region.region_size(vcpus)
         self._off = int(policy is Policy.SCHEDULED_OUT)
-        program = _PROGRAMS[policy]
+        program = PROGRAMS[policy]
         try:
             self._object = bpf.BpfObject(
-                OBJECT, (program, "add", "remove"), {"flags": size // abi.STRUCTURE_STRIDE}
+                OBJECT, (program, "add", "remove"), {FLAGS: size // abi.STRUCTURE_STRIDE}
             )
         except bpf.LoadError as error:
             raise explain(error) from error
         try:
-            self.fd = self._object.map_fd("flags")
+            self.fd = self._object.map_fd(FLAGS)
             self.buffer = memoryview(mmap.mmap(self.fd, size))
             for start in range(0, vcpus * abi.STRUCTURE_STRIDE, abi.STRUCTURE_STRIDE):
                 self.buffer[start + abi.PREEMPTED_OFFSET] = self._off
