@@ -63,7 +63,7 @@ def judge(module: str, quick: bool) -> dict[str, str]:
             found = [plan for plan in found if plan.size is None]
         return sorted(found, key=lambda plan: not plan.drives)
 
-    first = _SWITCHES if module in _SWITCHING else ["[1-57-9].*"]
+    first = _SWITCHES if module in _SWITCHING else ["[1-57-9].*", "10.[124]"]
     try:
         with (
             mock.patch.multiple(runner, _run=run_one, plans=chosen, _LIMIT_NS=_LIMIT_NS),
