@@ -32,6 +32,8 @@ RUN = ["--vcpus", "2", "--pcpus", "1", *SHORT]
 # Sections whose keys are in others too.
 WITH_SETTINGS = ("run", "run-load", "run-file", "profile", "explain")
 ONLY_SOMETIMES = {
+    # Of Linux: tests/linux/test_linux_locks.py.
+    *("tasks[]", "not_seen[]", "culprits[].task"),
     # On KVM.
     *("repetitions[]", "gain.median", "gain.lowest", "gain.highest", "verdict", "emulated_cpus"),
     # Where /proc alone is asked, nobody is known to have displaced anybody.

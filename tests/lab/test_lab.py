@@ -242,7 +242,7 @@ def test_image_that_cannot_be_built_leaves_nothing(
 def test_missing_programs_are_one_line(
     programs: Callable[[str, str], None], missing: str, tmp_path: Path
 ) -> None:
-    for name in {*tools.NAMES} - {missing}:
+    for name in {*tools.NAMES, "apt-get"} - {missing}:  # as on Debian
         programs(name, "")
     done = lab("--cache", str(tmp_path / "cache"), "--", "--version", path=tmp_path / "bin")
     assert done.status == 1
@@ -477,6 +477,27 @@ channel["status"].send(b"17\\n")
     assert fake_lab.got["errors"] == b"e"
     assert fake_lab.got["kernel"] == b"k"
     assert fake_lab.got["files"] == b"base,payload"
+
+
+def test_bytecode_that_is_cut_off_costs_nothing(
+    programs: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    made = tmp_path / "cache" / image.key(recipe.PACKAGES)
+    made.mkdir(parents=True)
+    for name in ("Image", "initrd"):
+        (made / name).write_bytes(b"")
+    programs(
+        "qemu-system-aarch64",
+        QEMU
+        + """
+channel["status"].send(b"started\\n")
+channel["bytecode"].sendall(b"cut off")
+channel["status"].send(b"3\\n")
+""",
+    )
+    cache = ("--cache", str(tmp_path / "cache"))
+    done = lab(*cache, "--exec", "--", "true", path=tmp_path / "bin")
+    assert (done.status, done.err) == (3, "")
 
 
 def test_input_arrives_whole_and_ends(fake_lab: FakeLab, tmp_path: Path) -> None:
