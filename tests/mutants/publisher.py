@@ -59,8 +59,9 @@ def mutants() -> list[Derived]:
     words: Counter[tuple[str, str, str]] = Counter()
     found = []
     for number, function, before, after in _derive(SOURCE.read_text("utf-8").split("\n")):
-        found.append(Derived(number, function, before, after, words[function, before, after]))
-        words[function, before, after] += 1
+        text = function, before.strip(), after.strip()
+        found.append(Derived(number, function, before, after, words[text]))
+        words[text] += 1
     return found
 
 
