@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 NATIVE := build_native.py $(shell find guest bpf native linux/loads -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench fuzz native site wheels clean
+.PHONY: help run test check bench fuzz mutants native site wheels clean
 
 help:
 	@echo "make run    set up and compare a lock with and without PV-lock"
@@ -14,6 +14,7 @@ help:
 	@echo "make check  lint, strict types, layers"
 	@echo "make bench  measure; writes docs/benchmarks.md; needs root, and what the lab needs"
 	@echo "make fuzz   run hostile guests, 10 million operations; FUZZ='--seed 7' and so on"
+	@echo "make mutants judge wrong hypervisors that are derived from the code; half an hour of a CPU"
 	@echo "make native compile the guests and the helper again after a change"
 	@echo "make wheels build wheels for x86_64 and aarch64 into dist"
 	@echo "make site   write the documents as a site to build/site"
@@ -79,6 +80,9 @@ wheels: $(VENV)/developed
 		$(BIN)/python -m hatchling build -t wheel -d dist || exit 1; done
 	@cp src/pvlock/conformance/guest.Image dist/
 	@ls dist
+
+mutants: $(VENV)/developed
+	cd tests && PYTHONPATH=.:.. ../$(BIN)/python -m mutants mutants/results.jsonl $(MUTANTS)
 
 site: $(VENV)/made
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r site/requirements.txt
