@@ -6,6 +6,7 @@ compiler in the PyPI package ziglang, so it needs no toolchain of the system.
 """
 
 import importlib.util
+import os
 import platform
 import struct
 import subprocess
@@ -33,6 +34,10 @@ GUEST_FLAGS = [
     *("-static", "-Wl,--build-id=none", "-Wl,-z,max-page-size=4096", "-Wl,-z,norelro"),
 ]
 
+GLIBC = "2.28"
+"""The oldest glibc that the helper runs with; the tag of a wheel says the same."""
+WHEEL_FOR = "PVLOCK_WHEEL_FOR"
+"""The environment variable that names the machine of a wheel: x86_64 or aarch64."""
 TRACED = ["-DPVLOCK_TRACE"]
 HINTED = ["-DPVLOCK_HINT"]
 ELF_EXECUTABLE = 2
@@ -131,25 +136,50 @@ def build_publisher() -> None:
     build_bpf(BPF / "top.bpf.c", OUT / "top" / "top.bpf.o")
 
 
-def build_helper() -> None:
-    """Build native/ for this host, with the headers in the Python package of Unicorn."""
+def build_helper(machine: str, output: Path) -> None:
+    """Build native/ for a `machine`, with the headers in the Python package of Unicorn."""
     spec = importlib.util.find_spec("unicorn")
     if spec is None or not spec.submodule_search_locations:
         sys.exit("build_native: Unicorn's headers are missing: pip install unicorn==2.1.4")
     include = Path(spec.submodule_search_locations[0]) / "include"
     mac = sys.platform == "darwin"
-    output = OUT / "engines" / "emulator" / f"libvcpu.{'dylib' if mac else 'so'}"
     # For an old glibc, so that a wheel built here runs elsewhere. It is not linked with libunicorn,
     # which the emulator has loaded before it loads this library.
-    machine = {"arm64": "aarch64", "AMD64": "x86_64"}.get(platform.machine(), platform.machine())
-    glibc = platform.libc_ver()[0] == "glibc"
-    target = ["-target", f"{machine}-linux-gnu.2.28"] if glibc else []
+    target = ["-target", f"{machine}-linux-gnu.{GLIBC}"] if _has_glibc() else []
     link = ["-Wl,-undefined,dynamic_lookup"] if mac else []
     command = [*ZIG_CC, *target, *WARNINGS, "-O2", "-g0", "-s", "-shared", "-fPIC"]
     command += ["-fomit-frame-pointer"]
     command += ["-fvisibility=hidden", "-fno-sanitize=all", *link, "-I", str(include)]
     sources = map(str, sorted((ROOT / "native").glob("*.c")))
     subprocess.run([*command, *sources, "-o", str(output)], check=True)
+
+
+def this_machine() -> str:
+    """Return the name of this host's processor, as Linux has it."""
+    return {"arm64": "aarch64", "AMD64": "x86_64"}.get(platform.machine(), platform.machine())
+
+
+def own_helper() -> Path:
+    """Return where the helper for this host is."""
+    return OUT / "engines" / "emulator" / f"libvcpu.{'dylib' if sys.platform == 'darwin' else 'so'}"
+
+
+def build_everything() -> None:
+    """Build all that runs here or in a guest, and say what is being built."""
+    for what, build in (
+        ("the guests", build_guests),
+        ("the hostile guest", build_fuzzer),
+        ("the conformance guest", build_conformance),
+        ("the loads of Linux", build_loads),
+        ("the BPF programs", build_publisher),
+        ("the emulator's helper", lambda: build_helper(this_machine(), own_helper())),
+    ):
+        print(f"pvlock: compiling {what}", flush=True)
+        build()
+
+
+def _has_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"
 
 
 class CustomBuildHook(Hook):  # type: ignore[type-arg]
@@ -159,29 +189,31 @@ class CustomBuildHook(Hook):  # type: ignore[type-arg]
         """Build everything (also for an editable install, whose `version` is "editable")."""
         if self.target_name != "wheel":
             return
-        build_guests()
-        build_fuzzer()
-        build_conformance()
-        build_loads()
-        build_publisher()
-        build_helper()
+        build_everything()
+        machine = os.environ.get(WHEEL_FOR) or this_machine()
+        helper = own_helper()
+        if machine != this_machine():
+            # Beside the working tree, whose own helper stays.
+            helper = ROOT / "build" / machine / "libvcpu.so"
+            helper.parent.mkdir(parents=True, exist_ok=True)
+            build_helper(machine, helper)
         if version != "editable":
+            place = f"pvlock/engines/emulator/{helper.name}"
+            build_data["force_include"][str(helper)] = place
             # There, pvlock.kernel.series finds it where it is.
             build_data["force_include"][str(ROOT / "linux")] = "pvlock/kernel/linux"
         build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{_platform_tag()}"
+        build_data["tag"] = f"py3-none-{_platform_tag(machine)}"
 
 
-def _platform_tag() -> str:
+def _platform_tag(machine: str) -> str:
+    """Return the platform as an index takes it: manylinux, by the glibc that is needed."""
+    if _has_glibc():
+        return f"manylinux_{GLIBC.replace('.', '_')}_{machine}"
     from packaging.tags import sys_tags
 
     return next(sys_tags()).platform
 
 
 if __name__ == "__main__":
-    build_guests()
-    build_fuzzer()
-    build_conformance()
-    build_loads()
-    build_helper()
-    build_publisher()
+    build_everything()

@@ -22,7 +22,8 @@
 #define SCTLR_NTWE (1u << 18)
 
 /* `flags` of a block; the size of an exclusive load, in bytes, stands from bit 8 on. */
-enum { ENDS_IN_WFE = 1, ENDS_IN_ERET = 2, HAS_SEVL = 4, HAS_SEV = 8, UNMASKS_DEBUG = 16 };
+enum { ENDS_IN_WFE = 1, ENDS_IN_ERET = 2, HAS_SEVL = 4, HAS_SEV = 8, UNMASKS_DEBUG = 16,
+       WATCHED = 32 /* it begins at an address that is watched */ };
 
 void leave(struct vcpu *v, enum exit_reason reason)
 {
@@ -116,6 +117,7 @@ static bool is_plain(struct vcpu *v, uint64_t pc)
 	v->code_pages[pc >> 63][word] |= 1ull << bit;
 	for (int i = 0; i < 1024; i++)	/* without a branch, so several at a time */
 		any |= has_flags(code[i]);
+	any |= v->vm->watch && watches_page(v->vm, pc);
 	*entry = page | !any;
 	return !any;
 }
@@ -127,6 +129,17 @@ static bool is_plain(struct vcpu *v, uint64_t pc)
 static uint64_t identity(uint64_t key, uint32_t size)
 {
 	return ((key ^ key >> 32) << 32) | (uint64_t)(uint16_t)size << 16;
+}
+
+/* Whether this address is watched has changed: its block, and its page, must be looked at again. */
+void forget_address(struct vm *vm, uint64_t pc)
+{
+	for (uint32_t i = 0; i < vm->count; i++) {
+		struct vcpu *v = vm->vcpus[i];
+
+		v->pages[pc >> 12 & (PAGES - 1)] = page_of(v, pc) ^ 2;
+		v->seen[pc >> 2 & (SEEN - 1)] = ~0ull;	/* no block is so long */
+	}
 }
 
 static uint32_t look_at(struct vcpu *v, uint64_t pc, uint32_t size)
@@ -145,6 +158,8 @@ static uint32_t look_at(struct vcpu *v, uint64_t pc, uint32_t size)
 
 		flags = (one >> 8 ? flags & 0xff : flags) | one;
 	}
+	if (v->vm->watch && is_watched(v->vm, pc))
+		flags |= WATCHED;
 	*seen = block | flags;
 	return flags;
 }
@@ -225,6 +240,8 @@ static void __attribute__((noreturn)) restart(struct vcpu *v)
 
 static SELDOM void look_closer(struct vcpu *v, uint64_t pc, uint32_t size)
 {
+	uint32_t flags;
+
 	v->block = 0;
 	if (v->flags && look_back(v))
 		restart(v);
@@ -237,8 +254,11 @@ static SELDOM void look_closer(struct vcpu *v, uint64_t pc, uint32_t size)
 		take_interrupt(v);
 		restart(v);
 	}
-	v->flags = is_plain(v, pc) ? 0 : look_at(v, pc, size);
+	flags = is_plain(v, pc) ? 0 : look_at(v, pc, size);
+	v->flags = flags & ~WATCHED;
 	v->block = size >= 4 ? size / 4 : 1;
+	if (flags & WATCHED)
+		meet(v, pc);
 	if (v->vm->profile)
 		sample_block(v);
 }
@@ -269,8 +289,8 @@ void on_block(uc_engine *uc, uint64_t pc, uint32_t size, struct vm *vm)
 	seen = v->seen[pc >> 2 & (SEEN - 1)];
 	if ((seen ^ identity(pc + v->tag[pc >> 63], size)) >> 16)
 		look_closer(v, pc, size);
-	else
-		v->flags = (uint16_t)seen;
+	else if (v->flags = (uint16_t)seen & ~WATCHED, seen & WATCHED)
+		meet(v, pc);
 }
 
 /* The block ended at `pc`, or is interrupted there. */

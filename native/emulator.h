@@ -130,11 +130,62 @@ struct vm {
 	uint64_t running;	/* 1 + index of the VCPU being stepped, for the post-mortem */
 	uint64_t timer_due;	/* ns: no timer fires before */
 	uint64_t exits[EXIT_REASONS]; /* those answered in C */
+	struct watch *watch;	/* what of the guest's code is watched; NULL: nothing */
 	struct profile *profile; /* NULL: nothing is sampled */
 	/* private */
 	uint32_t code_flushes;	/* how often code was thrown away, when a VCPU was last stepped */
 	struct vcpu *current;
 	uint8_t *pristine;	/* CPUARMState of a VCPU that has not run */
+};
+
+/*
+ * Watched code: see watch.c. A point is the first instruction of a function of the guest's kernel.
+ * Keep in step with vcpu.py.
+ */
+enum {
+	WATCH_ALWAYS = 1,	/* record each call */
+	WATCH_RETURN = 2,	/* and its return */
+	WATCH_WAIT = 4,		/* the call is a wait for the lock at X0 */
+	WATCH_AWAITED = 8,	/* record a call only while somebody waits for the lock at X0 */
+	WATCH_USER = 16,	/* X0 is an address of user space */
+};
+
+enum { RECORD_CALL, RECORD_RETURN, RECORD_WORDS };
+
+#define WATCH_READS 6
+#define WATCH_WORDS 2
+
+/*
+ * Where a value is in memory: so much from a register (SP is 31), or from an earlier value, of which
+ * READ_VALUE is the first.
+ */
+struct watch_read {
+	int32_t offset;
+	uint8_t base, size;	/* size in bytes: 4 or 8; 0: there is no such value */
+	uint16_t reserved;
+};
+
+#define READ_VALUE 32
+
+struct watch_point {
+	uint64_t pc;
+	uint32_t flags;
+	uint32_t word_size;	/* of the words of a lock, in bytes: 4 or 8; 0: it has none */
+	uint64_t word_mask[WATCH_WORDS]; /* what of the words at X0 makes a record when it changes */
+	struct watch_read reads[WATCH_READS];
+};
+
+struct watch_record {
+	uint64_t time;		/* ns */
+	uint64_t lock;		/* X0 of the call; of user space: the IPA */
+	uint64_t x[3];		/* X0 to X2; of RECORD_WORDS: the words */
+	uint64_t lr;
+	uint64_t task;		/* SP_EL0 */
+	uint64_t value[WATCH_READS];
+	uint32_t point;
+	uint16_t vcpu;
+	uint8_t kind;		/* RECORD_* */
+	uint8_t last;		/* of RECORD_WORDS: this lock is watched no more */
 };
 
 /*
@@ -252,6 +303,7 @@ uint32_t take_flags(struct vcpu *v);
 void leave(struct vcpu *v, enum exit_reason reason);
 void forget_space(struct vcpu *v);
 void forget_code(struct vm *vm);
+void forget_address(struct vm *vm, uint64_t pc);
 void forget_page(struct vcpu *v, uint64_t address);
 
 /* events.c */
@@ -272,6 +324,12 @@ uint64_t mdscr_of(const struct vcpu *v);
 void define_maintenance(struct vm *vm);
 void flush(struct vcpu *v);
 void watch_code_buffer(struct vcpu *v);
+
+/* watch.c */
+bool is_watched(const struct vm *vm, uint64_t pc);
+bool watches_page(const struct vm *vm, uint64_t pc);
+void meet(struct vcpu *v, uint64_t pc);
+void look_at_words(struct vm *vm, uint64_t time);
 
 /* profile.c */
 void bound_stop(struct vcpu *v);

@@ -122,6 +122,8 @@ EXPORT int vm_run(struct vm *vm, struct cpu *cpus, uint32_t count, uint64_t *edg
 				busy = true;	/* it goes on, or has begun what comes next */
 			}
 		}
+		if (vm->watch)
+			look_at_words(vm, *edge);
 		if (vm->timer_due <= *edge && fire_timers(vm, *edge)) {
 			update_lines(vm);
 			if (vm->wakes)

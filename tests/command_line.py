@@ -30,10 +30,10 @@ class Done:
     err: str
 
 
-def pvlock(*arguments: str, cwd: Path | None = None) -> Done:
+def pvlock(*arguments: str, cwd: Path | None = None, seconds: int = PATIENCE_S) -> Done:
     done = subprocess.run(
         [*PVLOCK, *arguments],
-        capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, timeout=PATIENCE_S, check=False,
+        capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, timeout=seconds, check=False,
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert "Traceback" not in done.stdout + done.stderr

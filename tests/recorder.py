@@ -68,7 +68,7 @@ class Recorder:
 
     def follow(self, number: int) -> None:
         """From now on record the switches of the calling thread, as `number`."""
-        deadline = time.monotonic() + 1
+        deadline = time.monotonic() + 60
         while self._second.run("follow", number):
             assert time.monotonic() < deadline
 

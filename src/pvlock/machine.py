@@ -20,6 +20,7 @@ from pvlock.engines.contract import (
     Switch,
     SystemEvent,
     Usage,
+    WatchingRecording,
 )
 from pvlock.errors import (
     ConfigError,
@@ -39,6 +40,8 @@ from pvlock.region import PvLockRegion, StolenTimeRegion, layout, region_size
 if TYPE_CHECKING:
     from pvlock.profile import Profile, Profiler
     from pvlock.trace.events import Events, Setting
+    from pvlock.trace.linux.points import Points
+    from pvlock.trace.linux.recorder import LinuxRecorder
     from pvlock.trace.recorder import Recorder
 
 _DTB_ROOM = 2 << 20
@@ -131,6 +134,7 @@ class Machine:
         script: Sequence[Placement] | None = None,
         record: bool = False,
         trace: bool = False,
+        watched: "Points | None" = None,
         profile: "Profiler | None" = None,
         output: Callable[[bytes], None] | None = None,
         **host: Any,
@@ -140,8 +144,10 @@ class Machine:
         `pvlock` offers the interface; `place` gives every VCPU its structure, as a VMM would, else
         that is left to Vcpu.set_attr. `script` fixes every switch, `record` keeps them for
         `switches()`, `trace` for `events()` instead, and offers the guest the rings in which it
-        records its locks. With `profile` (pvlock.profile), what a Linux guest does is sampled, for
-        `profile()`. `output` gets console bytes as they come. All fields of host.Host are
+        records its locks. With `watched`, the points of a Linux kernel (pvlock.trace.linux.points),
+        `events()` has the tasks and locks of that kernel instead, and the guest is offered nothing.
+        With `profile` (pvlock.profile), what a Linux guest does is sampled, for `profile()`.
+        `output` gets console bytes as they come. All fields of host.Host are
         keywords too.
         Raises ConfigError for what makes no sense, EngineError when the engine cannot.
         """
@@ -160,12 +166,14 @@ class Machine:
             **host,
         )
         _check_script(config)
-        recorder = _recorder_class() if trace else None
+        recorder = _recorder_class() if trace and watched is None else None
+        linux_recorder = _linux_recorder_class() if trace and watched is not None else None
         open_engine = engines.opener(engine)
         self._bootargs = bootargs
         self._loaded = False
         self._start = self._now = 0
-        self._recorder: Recorder | None = None
+        self._trace: MemorySlot | None = None
+        self._recorder: Recorder | LinuxRecorder | None = None
         self._profile: Profile | None = None
         self.console = Console(output)
         self.memory = GuestMemory(mmap.PAGESIZE)
@@ -197,10 +205,16 @@ class Machine:
             self.console.show = functools.partial(self.engine.show, memory_map.UART_BASE)
         self.vcpus = [Vcpu(self, index) for index in range(vcpus)]
         try:
+            if linux_recorder and watched is not None:
+                if not isinstance(self.engine, WatchingRecording):
+                    remedy = "trace on --engine emulator"
+                    raise EngineUnavailable(self.engine.name, "watches no functions", remedy)
+                self._recorder = linux_recorder(watched, vcpus, pcpus, self.engine)
             if recorder:
                 if not isinstance(self.engine, Recording):
                     remedy = "trace on --engine emulator"
                     raise EngineUnavailable(self.engine.name, "records no switches", remedy)
+                assert self._trace is not None
                 self._recorder = recorder(self._trace, vcpus, pcpus, self.engine)
                 if isinstance(self.engine, Live):
                     self.engine.collect = self._collect
@@ -256,7 +270,9 @@ class Machine:
         _check("until_ns", until_ns, 0, LONGEST_NS)
         if self._recorder is None or isinstance(self.engine, Live):
             return self.engine.run(self, until_ns)
-        step = max(self.engine.step_ns, _TRACE_STEP_NS)
+        # What is told to the engine between steps, a guest could notice: so there are as many steps
+        # as without a trace, where nothing forces more.
+        step = max(self.engine.step_ns, _TRACE_STEP_NS if self._trace else LONGEST_NS)
         while True:
             now = min(self._now + step, until_ns)
             event = self.engine.run(self, now)
@@ -281,7 +297,9 @@ class Machine:
         if self._recorder is None:
             raise StateError("events", "not traced", "traced")
         end = self._now if isinstance(self.engine, Live) else self.usage().time_ns
-        facts = {"engine": self.engine.name, **settings}
+        facts: dict[str, Setting] = {"engine": self.engine.name, **settings}
+        if isinstance(self.engine, Live) and engines.cpus_are_emulated():
+            facts["emulated_cpus"] = True
         return self._recorder.events(end, facts, self._start)
 
     def profile(self) -> "Profile":
@@ -397,8 +415,8 @@ class Machine:
                 uart_size=memory_map.UART_SIZE,
                 pvlock_base=memory_map.PVLOCK_BASE if self.pvlock.enabled else None,
                 pvlock_size=region_size(count, mmap.PAGESIZE) if self.pvlock.enabled else 0,
-                trace_base=self._trace.base if self._recorder else None,
-                trace_size=self._trace.size if self._recorder else 0,
+                trace_base=self._trace.base if self._trace else None,
+                trace_size=self._trace.size if self._trace else 0,
                 bootargs=self._bootargs,
                 rng_seed=_words(self.engine.entropy(_RNG_SEED_BYTES)),
                 initrd_start=None if initrd is None else initrd[0],
@@ -415,6 +433,13 @@ def _recorder_class() -> "type[Recorder]":
     from pvlock.trace.recorder import Recorder
 
     return Recorder
+
+
+def _linux_recorder_class() -> "type[LinuxRecorder]":
+    load_extra("numpy", "trace", "a trace")
+    from pvlock.trace.linux.recorder import LinuxRecorder
+
+    return LinuxRecorder
 
 
 def _check(name: str, value: int, low: int, high: int) -> None:

@@ -328,8 +328,8 @@ def test_partial_logs(log: Path, tmp_path: Path) -> None:
     ("arguments", "why", "status"),
     [
         (["--case", "no-such"], "no case or clause is called 'no-such'", 2),
-        (["--parse", "/no/such/file"], "No such file", 2),
-        (["--parse", "/"], "Is a directory", 2),
+        (["--parse", "/no/such/file"], "/no/such/file: No such file", 1),
+        (["--parse", "/"], "/: Is a directory", 1),
         (["--parse", "-"], "no line says 'TAP version 14'; the log ends in line 1: ", 1),
     ],
 )

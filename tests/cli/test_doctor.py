@@ -11,8 +11,10 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +25,7 @@ from click.testing import CliRunner
 
 from asm import ROOT
 from pvlock import abi, cli, engines
-from pvlock.cli import run
+from pvlock.cli import host_report, run
 from pvlock.cli.doctor import _advice
 from pvlock.engines.kvm import bpf, ioctl, probe
 from pvlock.engines.kvm.probe import Finding, State
@@ -590,3 +592,43 @@ def test_packages_are_named_for_the_package_manager_that_is_here(
     (tmp_path / "apt-get").write_text("")
     (tmp_path / "apt-get").chmod(0o755)
     assert system_packages("a b") == "apt-get install a b"
+
+
+# ---- one file about this host ----
+
+
+def test_a_report_is_one_file_that_names_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it runs is cut short here; the file is what it would be."""
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/somebody"))
+    monkeypatch.setattr(host_report, "_HOME", re.compile("/home/somebody"))
+    steps = [
+        host_report.Step("doctor.json", ("doctor", "--json", "-")),
+        host_report.Step("no.txt", ("run", "/home/somebody/no.elf")),
+    ]
+    host_report.write(tmp_path / "host.zip", steps, lambda _text: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["host.zip"]
+    with zipfile.ZipFile(tmp_path / "host.zip") as archive:
+        index = json.loads(archive.read("index.json"))
+        texts = [archive.read(name).decode() for name in archive.namelist()]
+    assert [step["status"] for step in index["steps"]] == [0, 1]
+    assert not [text for text in texts if "somebody" in text]
+    assert len(platform.node()) < 3 or not [t for t in texts if f" {platform.node()} " in t]
+    assert "~/no.elf" in "".join(texts)
+
+
+def test_what_a_report_runs() -> None:
+    names = [s.name for s in host_report.steps("kvm", Path("vmlinuz"), Path("initrd"))]
+    assert names[:2] == ["doctor.json", "check.json"]
+    assert {f"run-{guest}.json" for guest in ("mutex", "rwsem", "idle")} <= set(names)
+    assert names[-1] == "boot.txt"
+    assert "boot.txt" not in [s.name for s in host_report.steps("kvm", None, None)]
+    text = (ROOT / "docs" / "kvm.md").read_text(encoding="utf-8")
+    assert all(f"`{n}`" in text for n in names if not n.startswith("run-"))
+
+
+def test_a_report_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    done = doctor("doctor", "--report", str(tmp_path / "no" / "a.zip"))
+    assert done.returncode == 2
+    assert "No such file" in done.stderr

@@ -181,5 +181,5 @@ def test_a_remedy_names_what_an_extra_stands_for() -> None:
 
 
 def test_all_is_all_the_other_extras() -> None:
-    others = ("guest", "trace", "plot", "dask", "parquet", "prometheus", "zstd")
+    others = ("guest", "trace", "plot", "dask", "html", "parquet", "prometheus", "zstd")
     assert set(requirements("all")) == {name for extra in others for name in requirements(extra)}

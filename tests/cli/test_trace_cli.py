@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import kernels
 from command_line import ENVIRONMENT, complaint, pvlock
 from pvlock.extras import remedy
 from pvlock.trace import perfetto
@@ -102,3 +103,21 @@ def test_nothing_of_traces_is_loaded_without_one() -> None:
         "sys.exit(any(name in sys.modules for name in ('numpy', 'perfetto', 'pvlock.trace')))"
     )
     subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True)
+
+
+def test_a_kernel_without_symbols_has_no_trace(tmp_path: Path) -> None:
+    """And the map of another kernel, or one for nothing, is refused, too; nothing is written."""
+    (tmp_path / "Image").write_bytes(kernels.kernel())
+    (tmp_path / "map").write_text("ffff800080000000 T _text\n" * 20)
+    run = ["run", "--engine", "emulator", "--kernel", "Image"]
+    before = set(tmp_path.iterdir())
+    for options, wanted in (
+        (["--trace", "t"], "Image: has no kallsyms"),
+        (["--trace", "t", "--system-map", "map"], "map: "),
+        (["--trace", "t", "--system-map", "nothing"], "nothing: No such file"),
+        (["--system-map", "map"], "--system-map is for --profile, --trace or --html"),
+    ):
+        done = pvlock(*run, *options, cwd=tmp_path)
+        assert done.status != 0
+        assert wanted in done.err.splitlines()[-1], done.err
+    assert set(tmp_path.iterdir()) == before

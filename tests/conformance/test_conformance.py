@@ -10,17 +10,15 @@ from typing import Any
 import pytest
 
 from clauses import clauses
+from other_vm import OtherVm
 from pvlock import Machine, Policy, SystemEvent, abi, engines
-from pvlock.attribute import DeviceAttr, get_attr, has_attr, set_attr
 from pvlock.conformance import Outcome, Verdict, audit, plans, run, runner, schedule, userspace
 from pvlock.conformance.cases import HOST_DECIDES, Case, binary, guest_cases, select
 from pvlock.conformance.outcome import RUN, Judgement, in_profile, judge
 from pvlock.conformance.runner import MakeMachine
 from pvlock.conformance.tap import parse
 from pvlock.engines.emulator.engine import EmulatorEngine
-from pvlock.errors import ConfigError, MemoryAccessError
-from pvlock.memory import GuestMemory, MemorySlot
-from pvlock.region import PvLockRegion
+from pvlock.errors import ConfigError
 
 CASES = (*guest_cases(), *audit.CASES, *userspace.cases())
 
@@ -308,48 +306,6 @@ def test_a_run_alone_is_nothing() -> None:
 
 
 # ---- user space: any VM object ----
-
-
-class OtherVm:
-    """A VM object that is not a Machine, adapted as the author of another VMM would do."""
-
-    region, region_size, outside = 0x8000_0000, 0x1000, 0x9000_0000
-
-    def __init__(self, pvlock: bool) -> None:
-        memory = GuestMemory()
-        buffer = memoryview(bytearray(self.region_size))
-        memory.add(MemorySlot(self.region, self.region_size, "region", buffer))
-        self.structures = PvLockRegion(memory, pvlock)
-        self.word: int | None = None
-
-    def has_attr(self, vcpu: int, group: int, attr: int) -> int:
-        return has_attr(self.structures, DeviceAttr(group, attr))
-
-    def set_attr(self, vcpu: int, group: int, attr: int, value: int | None) -> int:
-        self.word = value
-        return set_attr(self.structures, vcpu, DeviceAttr(group, attr), self)
-
-    def get_attr(self, vcpu: int, group: int, attr: int, writable: bool) -> tuple[int, int]:
-        self.word = 0 if writable else None
-        return get_attr(self.structures, vcpu, DeviceAttr(group, attr), self), self.word or 0
-
-    def reset(self, vcpu: int) -> None:
-        pass
-
-    def read(self, ipa: int, size: int) -> bytes:
-        return self.structures.memory.read(ipa, size, "test")
-
-    def close(self) -> None:
-        self.structures.memory.close()
-
-    def read_u64(self, addr: int) -> int:
-        if self.word is None:
-            raise MemoryAccessError(addr, 8, "test")
-        return self.word
-
-    def write_u64(self, addr: int, value: int) -> None:
-        self.read_u64(addr)
-        self.word = value
 
 
 def refused(vm: type[OtherVm]) -> dict[str, str]:

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from asm import ROOT, children
-from mutants import catalogue
+from mutants import catalogue, results
 from mutants.catalogue import MUTANTS
+from mutants.survivors import OF_THE_PUBLISHER, REASONS, SURVIVORS
 from pvlock import Machine, Policy, conformance
 from pvlock.conformance import Verdict, audit
 from pvlock.conformance.cases import guest_cases
@@ -118,7 +119,40 @@ def table() -> str:
         policy = " (policy `preempted`)" if mutant.policy is Policy.PREEMPTED else ""
         cases = ", ".join(f"`{case}`" for case in mutant.caught_by)
         lines.append(f"| {mutant.clause} | {mutant.what} | {mutant.name} | {cases}{policy} |")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, *derived(), ""])
+
+
+def derived() -> list[str]:
+    """What is derived and not made by hand, and the survivors by the reason why they may live."""
+    found, programs = results.read(results.KEPT), results.read(results.OF_THE_PUBLISHER)
+    alive = results.survivors(found)
+    thorough = sum(found[key]["survives"] == results.ALL for key in alive)
+    lines = [
+        "",
+        "## Derived, not thought of",
+        "",
+        "Whoever makes wrong hypervisors by hand thinks of the same faults as whoever makes the "
+        "cases. So more are derived from the code of the scheduler, the machine that publishes "
+        "(`vm.py`), the structures, the hypercalls and the attribute: each operator, constant and "
+        "condition is changed, and each statement left out, one at a time "
+        "(`tests/mutants/derive.py`). `make mutants` judges each by the cases of `pvlock check "
+        "--engine emulator` under both policies. That takes half an hour of a CPU or more; it can "
+        "be stopped, and goes on where it was. `MUTANTS=--quick` runs the cases that are likely to "
+        "fail. Others are derived from the BPF program that publishes on KVM, and judged by "
+        "`tests/kvm_parts` (`python -m mutants.publisher`, as root).",
+        "",
+        f"Of {len(found)} that were judged, {len(found) - len(alive)} are noticed. Of the "
+        f"{len(alive)} others, {thorough} have been through all cases, and the rest through the "
+        f"likely ones. Of {len(programs)} BPF programs that were judged, "
+        f"{len(programs) - len(results.survivors(programs))} are noticed, or do not compile. Here "
+        "are the survivors, with the reason why they may be. Where such a line changes, "
+        "`tests/conformance/test_derived.py` fails until its mutants are judged again.",
+    ]
+    for reason, text in REASONS.items():
+        lines += ["", text, ""]
+        for explained in (SURVIVORS, OF_THE_PUBLISHER):
+            lines += [f"- `{key}`" for key, why in explained.items() if why == reason]
+    return lines
 
 
 def test_the_table_is_current() -> None:

@@ -4,6 +4,7 @@
 import functools
 import json
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from asm import ROOT
 from command_line import SHORT, pvlock
 from pvlock import __version__
+from pvlock.cli import host_report
 from pvlock.engines.contract import Usage
 from pvlock.loads import report as loads_report
 from pvlock.loads import run as loads_run
@@ -32,6 +34,8 @@ RUN = ["--vcpus", "2", "--pcpus", "1", *SHORT]
 # Sections whose keys are in others too.
 WITH_SETTINGS = ("run", "run-load", "run-file", "profile", "explain")
 ONLY_SOMETIMES = {
+    # Of Linux: tests/linux/test_linux_locks.py.
+    *("tasks[]", "not_seen[]", "culprits[].task"),
     # On KVM.
     *("repetitions[]", "gain.median", "gain.lowest", "gain.highest", "verdict", "emulated_cpus"),
     # Where /proc alone is asked, nobody is known to have displaced anybody.
@@ -207,6 +211,15 @@ def test_sweep(tmp_path: Path) -> None:
 def test_doctor(tmp_path: Path) -> None:
     pvlock("doctor", "--json", "out", cwd=tmp_path)
     compare("doctor", load(tmp_path / "out"))
+
+
+def test_host_report(tmp_path: Path) -> None:
+    step = host_report.Step("run.json", ("run", "idle", *RUN, "--json", "-"))
+    host_report.write(tmp_path / "a.zip", [step], lambda _text: None)
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert sorted(archive.namelist()) == ["index.json", "run.json", "run.json.err"]
+        assert json.loads(archive.read("run.json"))["kind"] == "run"
+        compare("host-report", json.loads(archive.read("index.json")))
 
 
 def test_top() -> None:

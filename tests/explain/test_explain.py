@@ -249,8 +249,9 @@ inner             2      1    13 ms       13    15%        85%      –
 VCPU 2                   1    17 ms       17    29%        65%     6%
 VCPU 1                   1    13 ms       13    15%        85%      –
 
-off its CPU        at    for  cost, VCPU·ms  waits  why                 and it was
-VCPU 0       4.000 ms  11 ms             22      2  preempted (script)  owner of inner
+                                cost,
+off its CPU        at    for  VCPU·ms  waits  why                 and it was
+VCPU 0       4.000 ms  11 ms       22      2  preempted (script)  owner of inner
 
 waiter  waited for  VCPU·ms  while that was off its CPU
 VCPU 1  VCPU 0           13                         85%
@@ -500,3 +501,12 @@ def test_what_a_table_may_hold_is_shown_and_drawn(
         assert everything(found)
         timeline.draw(picture, [found, found])
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_where_cpus_were_emulated_the_times_are_in_doubt() -> None:
+    events = story()
+    assert not any("emulated" in text for text in findings.doubts(find(events)))
+    events.settings["emulated_cpus"] = True
+    assert findings.doubts(find(events))[0].startswith(
+        "all times, as the host's CPUs were emulated"
+    )

@@ -247,6 +247,7 @@ def test_a_trace_in_one_command(real: None, tmp_path: Path) -> None:
         events = perfetto.read(tmp_path / f"mutex.{name}.pftrace")
         assert (events.vcpus, events.pcpus) == (4, 2)
         assert events.settings["pvlock"] is pvlock_there
+        assert events.settings["emulated_cpus"] is True
         assert events.locks()
 
 

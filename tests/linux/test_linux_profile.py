@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+from command_line import pvlock
 from linux.conftest import Session, ended
 from pvlock import image, linux_image
 from pvlock.kernel import fetch
@@ -70,3 +71,18 @@ def test_where_the_queue_is_said_by_code_and_symbols(kernel: fetch.Kernel) -> No
     found = Profiler.open(kernel.kernel).sampling
     assert found.queue == symbols["osq_node"]
     assert found.user_registers == 304
+
+
+def test_a_full_disk_costs_the_file_and_not_the_table(kernel: fetch.Kernel, tmp_path: Path) -> None:
+    full, good = tmp_path / "full.folded", tmp_path / "out.json"
+    full.symlink_to("/dev/full")
+    options = ("--engine", "emulator", "--kernel", str(kernel.kernel), "--duration", "20ms")
+    done = pvlock("run", *options, "--profile", str(full))
+    assert done.status == 1
+    assert "rest of the kernel" in done.err
+    assert done.err.splitlines()[-1] == (f"pvlock: --profile {full}: No space left on device"), (
+        done.err
+    )
+    done = pvlock("run", *options, "--profile", str(good))
+    assert done.err.splitlines()[-1].endswith("still running after 20 ms (--duration)")
+    assert json.loads(good.read_text())["kind"] == "profile"

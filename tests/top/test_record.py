@@ -4,6 +4,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -156,10 +157,12 @@ def test_every_switch_is_in_it(may_watch: None, cpu: int, tmp_path: Path) -> Non
         perfetto.write(file, events)
     assert perfetto.read(path).time.tolist() == events.time.tolist()
     vms = {vm.name: vm for vm in host.find(events)}
-    assert events.settings["watched"] == 3
+    # There may be VCPUs of somebody else's VMs on this host, too.
+    watched = events.settings["watched"]
+    assert isinstance(watched, int)
+    rows = {events.vcpu_name(row): row for row in range(watched)}
     for number, (each, switches) in enumerate(zip(taped, counted, strict=True)):
-        assert events.vcpu_name(number) == f"taped{number}:{each.pid}"
-        mine = events.kind[events.vcpu == number].tolist()
+        mine = events.kind[events.vcpu == rows[f"taped{number}:{each.pid}"]].tolist()
         assert mine.count(Kind.SCHED_IN) == switches
         found, sums = vms[f"taped{number}"], summed[each.pid]
         # It sleeps at both ends, which are for the trace when all sums have been read.
@@ -179,13 +182,15 @@ def test_the_command(may_watch: None, cpu: int, tmp_path: Path) -> None:
     with Worker("filmed", cpu) as worker:
         worker.do("spin 120")
         command = [*PVLOCK, "record", "-o", str(path), "--seconds", "1", "--threads", "filmed"]
+        begin = time.monotonic_ns()
         done = subprocess.run(command, capture_output=True, text=True, check=True)
+        took = time.monotonic_ns() - begin
     said = done.stderr.splitlines()
     assert done.stdout.startswith(f"{path}: ") and said.pop(0) == "pvlock: record: 1 s ..."
     assert all(line.startswith("pvlock: record: the kernel did not tell ") for line in said)
     events = perfetto.read(path)
     assert "filmed" in events.names.values()
-    assert events.end == pytest.approx(10**9, rel=0.5)
+    assert 0.9 * 10**9 <= events.end <= took
 
 
 def test_wrong_input(may_watch: None, tmp_path: Path) -> None:

@@ -25,8 +25,13 @@ PERCENT = 0.01
 
 
 def by_pid(before: Snapshot, after: Snapshot) -> dict[int, ThreadUsage]:
+    """Return what threads did. VCPUs of somebody else's VMs on this host are not ours to judge."""
     found = usage.between(before, after)
-    return {each.thread.key.tid: each for vm in found for each in vm.threads}
+    return {each.thread.key.tid: each for vm in found for each in vm.threads if not each.thread.vm}
+
+
+def ours(found: Snapshot) -> set[int]:
+    return {key.tid for key, thread in found.threads.items() if not thread.vm}
 
 
 def adds_up(each: usage.Usage) -> None:
@@ -122,16 +127,32 @@ def test_threads_that_come_and_go(watcher: Watcher, cpu: int) -> None:
     found = by_pid(before, last)[pid]
     adds_up(found)
     assert not found.thread.alive and found.thread.at <= at_end
-    assert found.running > 0.15 * 10**9
+    # By the clock it spun for 0.2 s, with a CPU or, where it is not real-time, without one.
+    assert found.running + found.ready > 0.15 * 10**9
     assert pid not in by_pid(last, watcher.snapshot())
     for _ in range(3):
         with Worker("next", cpu) as other:
             watcher.want([other.pid])
-            assert {key.tid for key in watcher.snapshot().threads} == {other.pid}
+            assert ours(watcher.snapshot()) == {other.pid}
         watcher.snapshot()
 
 
 def test_more_threads_than_slots(may_watch: None, cpu: int) -> None:
+    for _ in range(60):
+        try:
+            fill_two_slots(cpu)
+        except AssertionError:
+            # Somebody else's VM on this host takes slots too; then this says nothing.
+            with Watcher() as watcher:
+                if len(ours(found := watcher.snapshot())) == len(found.threads):
+                    raise
+            time.sleep(1)
+        else:
+            return
+    pytest.fail("there was never a time without somebody else's VMs")
+
+
+def fill_two_slots(cpu: int) -> None:
     with Watcher(limit=2) as watcher, workers(2, "placed", cpu) as two:
         watcher.want(each.pid for each in two)
         assert watcher.snapshot().unplaced == 0

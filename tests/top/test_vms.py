@@ -65,6 +65,15 @@ def all_of(watcher: Watcher, pid: int, vcpus: int) -> Snapshot:
     return found
 
 
+def is_asleep(pid: int, name: str) -> bool:
+    """Tell whether the thread of this name sleeps; a VCPU that is to halt first gets there."""
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        head, _, rest = stat.read_text().rpartition(")")
+        if head.endswith(f"({name}"):
+            return rest.split()[0] == "S"
+    return False
+
+
 def displacers(before: Snapshot, after: Snapshot, known: Names) -> dict[str, dict[str, int]]:
     """Return who displaced VMs and VCPUs, and for how long, by their names."""
     found = {}
@@ -80,7 +89,12 @@ def test_two_vms_on_one_cpu(watcher: Watcher, cpu: int) -> None:
     """Each is found, with its VCPUs' numbers, by nothing but what the kernel keeps."""
     with vm(2, 1, cpu) as one, vm(1, 0, cpu) as other:
         all_of(watcher, other, 1)
-        before = all_of(watcher, one, 3)
+        all_of(watcher, one, 3)
+        for _ in attempts():
+            if is_asleep(one, "guest 2"):
+                break
+            time.sleep(0.01)
+        before = watcher.snapshot()
         assert watcher.features & Feature.NOTIFIERS and watcher.features & Feature.VCPUS
         known = Names(names.vm_name, proc.name)
         known.learn(before)

@@ -74,7 +74,7 @@ def test_owner_running_and_preempted() -> None:
     assert costs(found) == {50: 100}
     assert found.ends_at(found.costs()[0]).tolist() == [150]
     assert (found.waits.spun[0], found.waits.asleep[0]) == (151, 0)
-    assert found.pairs()[1, 0].tolist() == [0, 0, 50, 100, 0, 0, 0, 0, 0]
+    assert found.pairs()[1, 0].tolist() == [0, 0, 50, 100, *[0] * 8]
     assert found.chain(0, 60) == [(0, 0)]
     assert (found.cut, found.unmatched, found.endless) == (0, 0, 0)
 

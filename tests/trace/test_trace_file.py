@@ -168,6 +168,11 @@ class Timeline:
             elif event.type == pb.TrackEvent.TYPE_SLICE_END:
                 start, name = open_.pop(event.track_uuid)
                 self.slices[key].append((start, packet.timestamp, name))
+            elif event.type == pb.TrackEvent.TYPE_INSTANT:
+                assert event.track_uuid not in open_
+                assert self.names[event.name_iid] == "delayed"
+                assert event.terminating_flow_ids
+                assert self.slices[key][-1][1] == packet.timestamp
             else:
                 assert event.type == pb.TrackEvent.TYPE_COUNTER
                 self.counts[key].append((packet.timestamp, event.counter_value))
@@ -250,7 +255,7 @@ def test_a_run_is_drawn_as_it_was(guest: str, tmp_path: Path) -> None:
     assert set(seen.from_) == set(seen.to)
     for flow, (path, time) in seen.from_.items():
         assert path[0] == "VCPUs"
-        assert time <= seen.to[flow][1]
+        assert time < seen.to[flow][1]
     assert bool(seen.from_) is bool(draw(events).arrows)
 
 

@@ -15,7 +15,7 @@ from pvlock.abi import Policy
 from pvlock.cli.outputs import refuse_collisions
 from pvlock.cli.screen import paragraph
 from pvlock.cli.shared import Status, engine_option, say
-from pvlock.errors import ConfigError, LogError, PvlockError
+from pvlock.errors import LogError, PvlockError
 from pvlock.files import replacing
 from pvlock.memory_map import MAX_VCPUS
 
@@ -214,7 +214,7 @@ def _text(name: str) -> str:
     try:
         data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
-        raise ConfigError(f"--parse {name}: {error.strerror}") from error
+        raise LogError(error.strerror or str(error)) from error
     return data.decode("utf-8", "replace")
 
 

@@ -4,14 +4,16 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from pvlock import __version__, engines
 from pvlock.cli.screen import console, paragraph, show
-from pvlock.cli.shared import json_writer
+from pvlock.cli.shared import ended_by_signals, json_writer, say
 from pvlock.errors import EngineUnavailable, LabError, PvlockError
+from pvlock.files import refuse_unwritable
 
 if TYPE_CHECKING:
     from pvlock.engines.kvm.probe import Finding
@@ -19,8 +21,18 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--json", "json_to", metavar="FILE|-", help="Write the answers as JSON.")
-def doctor(json_to: str | None) -> None:
+@click.option(
+    "--report",
+    "report_to",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Run everything that shows how pvlock does on this host, and pack it into a ZIP file.",
+)
+def doctor(json_to: str | None, report_to: Path | None) -> None:
     """Say what this host can run, what it lacks, and what to do about it.
+
+    --report takes some minutes, asks nothing, and writes one file that can be sent: to show how
+    pvlock does on an arm64 host, above all.
 
     Exit status: 0 if an engine can run here, 1 if none can.
     """
@@ -28,6 +40,9 @@ def doctor(json_to: str | None) -> None:
     from pvlock.engines.kvm import probe
     from pvlock.top import probe as top
 
+    if report_to is not None:
+        _report(report_to)
+        return
     write = json_writer(json_to)
     kvm, emulator, lab, seen = probe.findings(), _emulator(), _lab(), top.findings()
     engine, because = _choice(kvm, emulator)
@@ -35,10 +50,10 @@ def doctor(json_to: str | None) -> None:
     answers = {"kvm": kvm, "emulator": [emulator], "lab": lab, "top": seen}
     lists = {name: [asdict(each) for each in found] for name, found in answers.items()}
     write(report.to_json(report.document("doctor", facts | lists)))
-    say = sys.stderr if json_to == "-" else sys.stdout
+    out = sys.stderr if json_to == "-" else sys.stdout
     takes = f"auto takes the engine {engine}" if engine else "no engine can run here"
-    paragraph(f"pvlock {__version__}: {takes}: {because}", say)
-    print(file=say)
+    paragraph(f"pvlock {__version__}: {takes}: {because}", out)
+    print(file=out)
     sections = {
         "engine kvm": [each for each in kvm if each.needed],
         "engine kvm does without": [each for each in kvm if not each.needed],
@@ -46,10 +61,26 @@ def doctor(json_to: str | None) -> None:
         "pvlock lab": lab,
         "pvlock top": seen,
     }
-    _print(sections, say)
-    paragraph(f"\n{_advice(engine, kvm, emulator, lab)}", say)
+    _print(sections, out)
+    paragraph(f"\n{_advice(engine, kvm, emulator, lab)}", out)
     if engine is None:
         sys.exit(1)
+
+
+def _report(path: Path) -> None:
+    from pvlock.cli import host_report
+    from pvlock.kernel import fetch
+
+    refuse_unwritable(path, f"--report {path}")
+    engine = engines.choose("auto")
+    cached = sorted(fetch.default_folder().glob("*cloud-arm64*/vmlinuz"))
+    kernel = cached[-1] if cached else None
+    initrd = kernel.with_name("initrd") if kernel and kernel.with_name("initrd").exists() else None
+    with ended_by_signals():
+        host_report.write(path, [*host_report.steps(engine, kernel, initrd)], say)
+    if kernel is None:
+        say("no Linux was booted: after pvlock kernel fetch, it is")
+    print(path)
 
 
 def _choice(kvm: "Sequence[Finding]", emulator: "Finding") -> tuple[str | None, str]:

@@ -134,6 +134,8 @@ def _show(console: "Console", found: "Findings", top: int) -> None:
     console.print(f"\n{findings.sentence(found)}\n")
     for text in findings.doubts(found):
         console.print(f"Not certain: {text}.")
+    for text in findings.not_seen(found.events):
+        console.print(f"Not seen: {text}.")
     if not found.total.ns:
         return
     show(console, screen.waiting(found, top))

@@ -19,6 +19,7 @@ from pvlock.machine import Machine
 
 if TYPE_CHECKING:
     from pvlock.cli.guest_run import Output
+    from pvlock.trace.linux.points import Points
 
 LIMIT_NS = 100_000_000
 """How long an ELF file may run by default; a Linux kernel may take any time."""
@@ -34,6 +35,7 @@ class FileOptions:
     None is what suits the kind of file. `initrd` and `no_reboot` concern Linux only: the initial
     RAM disk, and whether a reset ends the run instead of booting the kernel again. `input_from` is
     a script that types at the guest (pvlock.keyboard), instead of whoever is at the terminal.
+    `system_map` is a file with the symbols of a Linux kernel that has none itself.
     """
 
     engine: str
@@ -44,6 +46,7 @@ class FileOptions:
     initrd: str | None = None
     no_reboot: bool = False
     input_from: str | None = None
+    system_map: str | None = None
 
 
 def run_file(
@@ -63,8 +66,8 @@ def run_file(
     page = PageFile(html_to) if html_to else None
     profile = ProfileFile(profiled, guest) if profiled else None
     read = {"the guest": guest.name, "--initrd": options.initrd, "--input": options.input_from}
-    if profiled:
-        read["--system-map"] = profiled.system_map
+    if options.system_map:
+        read["--system-map"] = options.system_map
     refuse_collisions(
         [
             *(one for to in (files, page, profile) if to for one in to.outputs),
@@ -76,6 +79,8 @@ def run_file(
     linux = guest.kind is Kind.LINUX
     mib = options.memory_mib or (_LINUX_MEMORY_MIB if linux else _MEMORY_MIB)
     facts = _facts(guest, host, options)
+    unseen: dict[str, Any] = {}
+    watched = _watched(guest, options, unseen) if linux and (files or page) else None
 
     def output(data: bytes) -> None:
         terminal.output(data)
@@ -85,7 +90,7 @@ def run_file(
     def create(output: "Output") -> Machine:
         return Machine(
             engine=options.engine, pvlock=not options.no_pvlock, bootargs=options.append,
-            ram_size=mib << 20, trace=bool(files or page),
+            ram_size=mib << 20, trace=bool(files or page), watched=watched,
             profile=profile.profiler if profile else None, output=output, **host.keywords(),
         )  # fmt: skip
 
@@ -99,7 +104,7 @@ def run_file(
             profile.show(machine.profile())
         if not (files or page):
             return
-        events = machine.events(**facts)
+        events = machine.events(**facts | unseen)
         if files:
             files.write("", events, sys.stderr)
         if page:
@@ -128,6 +133,24 @@ def run_file(
     if files:
         files.say_what_is_next(sys.stderr)
     say(f"guest {event} after {report.time(usage.time_ns)}")
+
+
+def _watched(guest: Image, options: FileOptions, unseen: dict[str, Any]) -> "Points | None":
+    """Return what to watch in a Linux kernel, so that its trace has its own tasks and locks.
+
+    What cannot be seen in this kernel is added to `unseen`. None on an engine that cannot watch.
+    Raises SymbolsError.
+    """
+    if options.engine != "emulator":
+        return None
+    from pvlock import linux_image
+    from pvlock.trace.linux import points
+
+    data = linux_image.kernel_bytes(guest)
+    symbols = linux_image.read_symbols(data, guest.name, options.system_map)
+    found = points.find(data, guest.name, symbols)
+    unseen |= {f"not_seen_{number}": line for number, line in enumerate(found.missing, 1)}
+    return found
 
 
 def _facts(guest: Image, host: Host, options: FileOptions) -> dict[str, Any]:

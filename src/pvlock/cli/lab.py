@@ -145,7 +145,9 @@ def lab(
         if out:
             files.unpack(brought, out)
         if compiled.tell():
-            files.unpack(compiled, folder / image.BYTECODE)
+            # It only makes the next run quicker. What did not come whole must not cost this one.
+            with contextlib.suppress(LabError):
+                files.unpack(compiled, folder / image.BYTECODE)
     sys.exit(status)
 
 

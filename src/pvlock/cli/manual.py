@@ -17,7 +17,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("pvlock check --parse console.log --present", "Judge another hypervisor by its log."),
     ),
     "completion": (("pvlock completion", "Let Tab complete pvlock's words in your shell."),),
-    "doctor": (("pvlock doctor", "See what can run here."),),
+    "doctor": (
+        ("pvlock doctor", "See what can run here."),
+        ("pvlock doctor --report host.zip", "Pack all about this host into one file to send."),
+    ),
     "explain": (
         ("pvlock run --wfe notrap --trace mutex.pftrace", "Make two traces."),
         ("pvlock explain mutex.without.pftrace mutex.with.pftrace", "Compare them."),
@@ -54,8 +57,8 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
 }
 _STATUS = {
     Status.DONE: "Done, or the answer is yes.",
-    Status.FAILED: "A run failed, or the answer is no.",
-    Status.USAGE: "The command line makes no sense, or names a file that is not there.",
+    Status.FAILED: "A run failed, a file is not what it should be, or the answer is no.",
+    Status.USAGE: "The command line makes no sense.",
     Status.NOT_OFFERED: "check: the hypervisor does not offer PV-lock.",
     Status.INTERRUPTED: "Ctrl-C.",
 }

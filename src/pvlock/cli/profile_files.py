@@ -88,7 +88,7 @@ _OPTIONS = (
     _option(
         "--system-map",
         metavar="FILE",
-        help="Its System.map, where the kernel has no kallsyms.",
+        help="Its System.map, where the kernel has no kallsyms: --profile and --trace need one.",
     ),
     _option(
         "--program",
@@ -110,8 +110,12 @@ def profile_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def profile_asked_for(options: Mapping[str, Any]) -> ProfileOptions | None:
     """Return what was asked for about a profile. Raises UsageError without --profile."""
     given = {f.name: options[f.name] for f in fields(ProfileOptions) if options[f.name]}
-    if given and not options["profile"]:
-        name = next(iter(given)).removesuffix("_ns").removesuffix("s").replace("_", "-")
+    # A trace needs symbols as well.
+    alone = [name for name in given if name != "system_map"]
+    if not options["profile"]:
+        if not alone:
+            return None
+        name = alone[0].removesuffix("_ns").removesuffix("s").replace("_", "-")
         raise click.UsageError(f"--{name} is for --profile FILE")
     return ProfileOptions(**given) if given else None
 

@@ -127,7 +127,8 @@ def _option(kinds: GuestKind, *names: str, **attributes: Any) -> Callable[..., A
     "trace_to",
     metavar="FILE",
     help="Write a trace for Perfetto and `pvlock explain`. A workload: two, FILE's name with"
-    " .without and .with in it, of the first comparison; its guest records its locks.",
+    " .without and .with in it, of the first comparison; its guest records its locks. A Linux Image"
+    " on the emulator: with the tasks and locks of its own kernel.",
 )
 @html_option("Trace, and write a page for a browser: results, findings, a timeline to zoom into.")
 @profile_options
@@ -186,6 +187,8 @@ def run(
         of_files = {f.name: options[f.name] for f in fields(FileOptions) if f.name in options}
         file_options = FileOptions(engine, limit_ns, **of_files)
         profile = profile_asked_for(options)
+        if file_options.system_map and not (profile or trace_to or html_to):
+            raise click.UsageError("--system-map is for --profile, --trace or --html")
         run_file(opened, host, file_options, json_to, trace_to, html_to, profile)
 
 

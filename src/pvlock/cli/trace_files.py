@@ -56,7 +56,9 @@ class TraceFiles:
         self._traced |= {path} if events.locks() else set()
         size = filesize.decimal(path.stat().st_size)
         print(f"trace: {path}, {len(events):,} events, {size}", file=say)
-        if not events.locks():
+        if events.tasks:
+            print(f"trace: {path}: {events.tasks:,} tasks of the guest", file=say)
+        elif not events.locks():
             why = "was not compiled with guest/include/pvlock_trace.h, or took none"
             print(f"trace: {path}: the guest recorded no locks: it {why}", file=say)
         for count, what in (

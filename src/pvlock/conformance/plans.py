@@ -24,8 +24,10 @@ _FOUND_OUT = frozenset({"OVERCOMMIT", "STALE", "LSE", "BLOCKS", "PARALLEL", "YIE
 for one that the machine does not claim to meet."""
 _BRISK_NS = 20_000
 """The slices where VCPUs switch all the time."""
-_BRISK = f"still={_BRISK_NS // 2} settle=100000 strict=1"
-_SWITCHING = 7, 3
+_SETTLE = "settle=100000"
+"""On a simulated host a flag that will change does so at once."""
+_BRISK = f"still={_BRISK_NS // 2} strict=1 {_SETTLE}"
+SWITCHING = 7, 3
 """VCPUs and CPUs of a machine on which every way to lose a CPU and to get one is frequent."""
 MANY = 66, 3
 """VCPUs with four values of Aff1, whose structures take more than a page; and their CPUs."""
@@ -70,6 +72,7 @@ def plans(
     present |= {"PARALLEL"} if pcpus > 1 else set()
     observe = _OBSERVE_MS if scripted else _OBSERVE_REAL_MS
     arguments = f"observe={observe} live={observe} strict={int(scripted)}"
+    arguments += f" {_SETTLE}" if scripted else ""
     brisk = scripted and vcpus > 1
     yield Plan(
         str(policy), present - without, {"policy": policy}, arguments,
@@ -79,6 +82,7 @@ def plans(
         "no structure placed",
         common - without | {"UNSET", "NODE"},
         {"policy": policy, "place": False},
+        _SETTLE if scripted else "",
         needed=frozenset({"UNSET"}),
     )
     # On a real host the kernel has PV time, and we cannot switch it off.
@@ -87,7 +91,7 @@ def plans(
         "PV-lock and PV time off" if scripted else "PV-lock off",
         (common - without - ({"TIME"} if scripted else set())) | {"ABSENT"} | no_time,
         {"policy": policy, "pvlock": False},
-        "probe=1",
+        f"probe=1 {_SETTLE}" if scripted else "probe=1",
         needed=frozenset({"ABSENT"} | no_time),
     )
     if scripted and vcpus > 1:
@@ -95,7 +99,7 @@ def plans(
             f"{policy}, scripted",
             present - without | {"WATCH"},
             {"policy": policy, "script": schedule.script()},
-            f"watch={schedule.WATCH_NS}",
+            f"watch={schedule.WATCH_NS} {_SETTLE}",
             needed=frozenset({"WATCH"}),
         )
     if brisk:
@@ -103,7 +107,7 @@ def plans(
         options = {"policy": policy, "slice_ns": _BRISK_NS}
         yield Plan(
             f"{policy}, brisk", claims, options, f"live=8 {_BRISK}",
-            needed=frozenset({"BRISK"}), size=_SWITCHING, drives=_DRIVES_LIVES,
+            needed=frozenset({"BRISK"}), size=SWITCHING, drives=_DRIVES_LIVES,
         )  # fmt: skip
         yield Plan(
             f"{policy}, {MANY[0]} VCPUs", claims, options, f"live=3 {_BRISK}",

@@ -290,6 +290,89 @@ class Recording(Protocol):
         """How many records of each VCPU were lost so far; empty if none can be lost."""
 
 
+class Watch(enum.IntFlag):
+    """What is done about a function that is watched."""
+
+    ALWAYS = 1
+    """Each call is recorded."""
+    RETURN = 2
+    """And its return."""
+    WAIT = 4
+    """The call is a wait for the lock at X0. It must have RETURN, too."""
+    AWAITED = 8
+    """A call is recorded only while somebody waits for the lock at X0."""
+    USER = 16
+    """X0 is an address of user space. The lock is at the IPA of it."""
+
+
+READS, WORDS = 6, 2
+"""How many values from memory a record can have, and how many words of a lock can be looked at."""
+SP_REGISTER = 31
+VALUE = 32
+"""The base of a Read that is the first Read's value; VALUE + 1 is the second's, and so on."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """A value in the kernel's memory: `size` bytes (4 or 8) at `offset` from register X`base`."""
+
+    base: int
+    offset: int
+    size: int = 8
+
+
+@dataclass(frozen=True)
+class WatchPoint:
+    """A function of the guest's kernel, at the virtual address `pc`, whose calls are recorded.
+
+    With the record of a call are the values of `reads`. While somebody waits for a lock, its words
+    are looked at: there are WORDS of them, of `word_size` bytes each (4 or 8; 0: none), from X0 on.
+    A change within `word_masks` makes a record.
+    """
+
+    pc: int
+    flags: Watch
+    word_size: int = 0
+    word_masks: tuple[int, int] = (0, 0)
+    reads: tuple[Read, ...] = ()
+
+
+WATCHED = struct.Struct(f"<QQ3QQQ{READS}QIHBB")
+"""What was seen at a point: time in ns, lock, X0 to X2, LR, SP_EL0, the values of its reads, its
+number, VCPU, kind (Seen), and whether the lock is watched no more."""
+
+
+class Seen(enum.IntEnum):
+    """The kinds of records of what is watched."""
+
+    CALL = 0
+    RETURN = 1
+    """X0 to X2, LR and SP_EL0 are those after the return."""
+    WORDS = 2
+    """The words of a lock have changed: the first is in place of X0, the second in place of X1. Of
+    the other fields only time, lock, point and `last` have a meaning."""
+
+
+@runtime_checkable
+class Watching(Protocol):
+    """What an engine also has if functions of a guest's kernel can be watched, at no cost to it."""
+
+    def watch(self, points: Sequence[WatchPoint]) -> None:
+        """Watch these from now on. Raises EngineError where they are too many, or a second time."""
+
+    def take_watched(self) -> tuple[bytes, int]:
+        """Return the records since the last call, packed (WATCHED), and how many were lost.
+
+        They are in the order in which things happened; the times of two VCPUs may be in another, by
+        up to the skew.
+        """
+
+
+@runtime_checkable
+class WatchingRecording(Recording, Watching, Protocol):
+    """A Recording engine that can watch."""
+
+
 @runtime_checkable
 class Live(Recording, Protocol):
     """A Recording engine whose records must be taken while run() is still under way."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a trace says about waiting: totals, the preemptions that cost most, and one sentence."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +9,17 @@ import numpy as np
 
 from pvlock import report
 from pvlock.errors import TraceError
-from pvlock.trace.attribution import OFF_CPU, Attribution, Part, attribute
+from pvlock.trace.attribution import (
+    HOST_OFF_CPU,
+    OF_TASKS,
+    OFF_CPU,
+    Attribution,
+    Part,
+    attribute,
+)
 from pvlock.trace.columns import Bools, Ints
 from pvlock.trace.events import Events, Flag, Kind
+from pvlock.trace.tasks import by_task
 
 _REASONS = {
     Kind.PREEMPTED: "preempted",
@@ -18,15 +27,23 @@ _REASONS = {
     Kind.OFF: "off",
     Kind.READY: "woken, no CPU",
 }
-_QUEUE = (Part.QUEUE_PREEMPTED, Part.QUEUE_BLOCKED)
+_GUEST_REASONS = {
+    Kind.PREEMPTED: "no VCPU",
+    Kind.BLOCKED: "asleep",
+    Kind.READY: "woken, no VCPU",
+}
+"""Of a task: what the guest's scheduler did."""
+_NOT_SEEN = "not_seen_"
+"""How the settings are called that say what a kernel's build leaves out, one line each."""
+_QUEUE = (Part.QUEUE_PREEMPTED, Part.QUEUE_BLOCKED, Part.QUEUE_QUEUED)
 
 
 @dataclass
 class Total:
     """Some waits together: their number, the longest, and the sums of their times; all in ns.
 
-    `parts` has the ns that are put down to each Part. `spun` and `asleep` are sums of those columns
-    of Waits.
+    `parts` has the ns that are put down to each Part, and `off_cpu` says for how long VCPUs off
+    their CPUs kept the waiters waiting. `spun` and `asleep` are sums of those columns of Waits.
     """
 
     waits: int
@@ -34,21 +51,20 @@ class Total:
     parts: Ints
     spun: int
     asleep: int
+    off_cpu: int
 
     @property
     def ns(self) -> int:
         """The length of all these waits together, in VCPU ns."""
         return int(self.parts.sum())
 
-    @property
-    def off_cpu(self) -> int:
-        """The part of `ns` for which VCPUs off their CPUs kept the waiters waiting."""
-        return int(self.parts[list(OFF_CPU)].sum())
-
 
 @dataclass
 class Culprit:
     """A VCPU that was off its CPU from `start` to `end`, in ns, while others waited for it.
+
+    Of a Linux guest it is the VCPU of `task`; or that task had no VCPU (-1), or slept. Otherwise
+    `task` is None. `row` is its number in the events, of the task or of the VCPU.
 
     `reason` says why it was. `cost` is the sum of the delays, in VCPU ns, in `waits` waits. `lock`
     is the one that caused most of the cost: the VCPU owned it, or, if `queue`, was the head of the
@@ -63,11 +79,23 @@ class Culprit:
     waits: int
     lock: str
     queue: bool
+    task: str | None = None
+    row: int = -1
+
+    @property
+    def who(self) -> str:
+        """What to call it: a VCPU, a task, or both."""
+        if self.task is None:
+            return f"VCPU {self.vcpu}"
+        return self.task if self.vcpu < 0 else f"{self.task} on VCPU {self.vcpu}"
 
 
 @dataclass
 class Pair:
-    """VCPU `waiter` waited for VCPU `vcpu` for `ns`; for `off_cpu` of it, that was off its CPU."""
+    """VCPU `waiter` waited for VCPU `vcpu` for `ns`; for `off_cpu` of it, that was off its CPU.
+
+    Of a Linux guest both are tasks.
+    """
 
     waiter: int
     vcpu: int
@@ -94,6 +122,9 @@ class Chain:
 class Findings:
     """Everything that can be said of a trace, for all its locks, or for those called `only`.
 
+    Of a Linux guest, those who wait and who are waited for are its tasks, here as well as in the
+    events, which are by_task(). Elsewhere they are VCPUs.
+
     `locks` has, for each lock's name, how often it was acquired and the waits for it. `vcpus` has
     the waits of each VCPU. `caused` says how much waiting of others, in ns, each VCPU caused while
     it was off its CPU. `culprits` and `chains` are the worst ones only, and `worst` is the
@@ -115,6 +146,16 @@ class Findings:
     def events(self) -> Events:
         """The table of events in which all this was found."""
         return self.attribution.events
+
+    @property
+    def of_tasks(self) -> bool:
+        """Whether tasks of a Linux guest wait, and not VCPUs."""
+        return self.events.tasks > 0
+
+    @property
+    def unit(self) -> str:
+        """In what sums of waiting are given."""
+        return "task·ms" if self.of_tasks else "VCPU·ms"
 
 
 def find(events: Events, lock: str | None = None, top: int = 4) -> Findings:
@@ -138,8 +179,10 @@ def find(events: Events, lock: str | None = None, top: int = 4) -> Findings:
     ('preempted', 'ticket lock')
     """
     if not events.locks():
-        raise TraceError("the guest recorded no locks")
-    found = attribute(events)
+        nobody = "nobody waited for a lock" if events.tasks else "the guest recorded no locks"
+        raise TraceError(nobody)
+    found = attribute(by_task(events))
+    events = found.events
     names = [events.name_of(address) for address in found.locks]
     which = _chosen(found, names, lock)
     mine = np.isin(found.waits.lock, which)
@@ -151,7 +194,7 @@ def find(events: Events, lock: str | None = None, top: int = 4) -> Findings:
     delayed = mine[delays.wait]
     culprits, worst = _culprits(found, delayed, names, top)
     pairs = found.pairs(mine)
-    off_cpu = pairs[:, :, list(OFF_CPU)].sum(axis=2)
+    off_cpu = pairs[:, :, list(_off_cpu(events))].sum(axis=2)
     by_lock = {
         names[i]: (int(found.acquired[i]), _total(found, waits.lock == i)) for i in which.tolist()
     }
@@ -187,13 +230,20 @@ def _chosen(found: Attribution, names: list[str], lock: str | None) -> Ints:
 def _total(found: Attribution, which: Bools, parts: Ints | None = None) -> Total:
     waits = found.waits
     ns = (waits.end - waits.start)[which]
+    parts = waits.parts[which].sum(axis=0) if parts is None else parts
     return Total(
         waits=len(ns),
         longest=int(ns.max(initial=0)),
-        parts=waits.parts[which].sum(axis=0) if parts is None else parts,
+        parts=parts,
         spun=int(waits.spun[which & ~waits.inside].sum()),
         asleep=int(waits.asleep[which & ~waits.inside].sum()),
+        off_cpu=int(parts[list(_off_cpu(found.events))].sum()),
     )
+
+
+def _off_cpu(events: Events) -> tuple[Part, ...]:
+    """Return the parts in which somebody who is waited for lacks a CPU, by the host's doing."""
+    return HOST_OFF_CPU if events.tasks else OFF_CPU
 
 
 def _culprits(
@@ -203,6 +253,7 @@ def _culprits(
     event, cost = found.costs(delayed)
     order = np.lexsort((event, -cost))
     preempted = found.events.kind[event[order]] == Kind.PREEMPTED
+    preempted &= (found.events.flags[event[order]] & Flag.GUEST) == 0
     result = [_culprit(found, delayed, names, int(event[i]), int(cost[i])) for i in order[:top]]
     worst = [
         _culprit(found, delayed, names, int(event[i]), int(cost[i])) for i in order[preempted][:1]
@@ -217,8 +268,14 @@ def _culprit(
     mine = np.flatnonzero(delayed & (delays.event == event))
     kinds = delays.lock[mine] * len(Part) + delays.part[mine]
     most = int(np.bincount(kinds, (delays.end - delays.start)[mine]).argmax())
+    vcpu, task = int(events.vcpu[event]), None
+    if events.tasks:
+        of_guest = bool(events.flags[event] & Flag.GUEST)
+        vcpu, task = -1 if of_guest else int(events.object[event]), events.vcpu_name(vcpu)
     return Culprit(
-        vcpu=int(events.vcpu[event]),
+        row=int(events.vcpu[event]),
+        vcpu=vcpu,
+        task=task,
         reason=_reason(events, event),
         start=int(events.time[event]),
         end=int(found.ends_at(np.array([event]))[0]),
@@ -230,7 +287,8 @@ def _culprit(
 
 
 def _reason(events: Events, at: int) -> str:
-    reason = _REASONS.get(Kind(events.kind[at]), "")
+    reasons = _GUEST_REASONS if events.flags[at] & Flag.GUEST else _REASONS
+    reason = reasons.get(Kind(events.kind[at]), "")
     for flag in (Flag.YIELD, Flag.SCRIPT):
         if events.flags[at] & flag:
             reason += f" ({str(flag.name).lower()})"
@@ -274,15 +332,22 @@ def sentence(found: Findings) -> str:
     share = percent(total.off_cpu, total.ns)
     text = (
         f"{share} of all waiting {where}was for VCPUs that were off their CPUs "
-        f"({vcpu_ms(total.off_cpu)} of {vcpu_ms(total.ns)} VCPU·ms)"
+        f"({vcpu_ms(total.off_cpu)} of {vcpu_ms(total.ns)} {found.unit})"
     )
+    if found.of_tasks:
+        queued = int(total.parts[[Part.OWNER_QUEUED, Part.QUEUE_QUEUED]].sum())
+        asleep = int(total.parts[[Part.OWNER_BLOCKED, Part.QUEUE_BLOCKED]].sum())
+        text += (
+            f", {percent(queued, total.ns)} for tasks that had no VCPU, and "
+            f"{percent(asleep, total.ns)} for tasks that slept"
+        )
     worst = found.worst
     if worst is None:
         return text + "; no preemption kept anybody waiting."
     role = f"at the head of the queue for {worst.lock}" if worst.queue else f"owner of {worst.lock}"
     return text + (
-        f"; the worst preemption, VCPU {worst.vcpu} ({role}) at {report.time(worst.start)} for "
-        f"{report.time(worst.end - worst.start)}, cost {vcpu_ms(worst.cost)} VCPU·ms."
+        f"; the worst preemption, {worst.who} ({role}) at {report.time(worst.start)} for "
+        f"{report.time(worst.end - worst.start)}, cost {vcpu_ms(worst.cost)} {found.unit}."
     )
 
 
@@ -296,9 +361,31 @@ def doubts(found: Findings) -> list[str]:
         (of.cut, "waits and holds were cut by lost events"),
         (of.unmatched, "waits and holds have events that do not fit"),
         (of.endless, "times VCPUs wait for each other in a circle"),
-        (unknown, "VCPU ns of waiting: nobody can say who had the lock"),
+        (unknown, f"{found.unit[:4]} ns of waiting: nobody can say who had the lock"),
+        (_inferred(found), "times an owner is inferred: that task woke those who waited"),
     )
-    return [f"{count:,} {text}" for count, text in texts if count]
+    found_texts = [f"{count:,} {text}" for count, text in texts if count]
+    if events.settings.get("emulated_cpus"):
+        found_texts.insert(0, "all times, as the host's CPUs were emulated (the lab)")
+    return found_texts
+
+
+def not_seen(events: Events) -> list[str]:
+    """Return a line for each thing that cannot be seen in this build of Linux."""
+    named = (f"{_NOT_SEEN}{number}" for number in itertools.count(1))
+    lines = itertools.takewhile(lambda line: line is not None, map(events.settings.get, named))
+    return [str(line) for line in lines]
+
+
+def _inferred(found: Findings) -> int:
+    holds, flags = found.attribution.pairing.holds, found.events.flags
+    locks = {found.attribution.locks.index(lock) for lock in _addresses(found)}
+    mine = np.isin(holds.lock, list(locks))
+    return int(np.count_nonzero(flags[holds.first[mine]] & Flag.INFERRED))
+
+
+def _addresses(found: Findings) -> list[int]:
+    return [lock for lock in found.attribution.locks if found.events.name_of(lock) in found.locks]
 
 
 def vcpu_ms(ns: int) -> str:
@@ -323,30 +410,48 @@ def percent(ns: int, of: int) -> str:
 
 def as_dict(found: Findings) -> dict[str, Any]:
     """Return the findings as the JSON of `pvlock explain --json` has them, with times in ns."""
+    settings = found.events.settings
     return {
-        **found.events.settings,
+        **{name: value for name, value in settings.items() if not name.startswith(_NOT_SEEN)},
         "run_ns": found.events.end - found.events.start,
         "events": len(found.events),
         "lost": list(found.events.dropped),
         "lock": found.only,
         "summary": sentence(found),
         "doubts": doubts(found),
-        "total": _dict(found.total),
+        **_tasks(found),
+        "total": _dict(found, found.total),
         "locks": [
-            {"name": name, "acquired": acquired} | _dict(total)
+            {"name": name, "acquired": acquired} | _dict(found, total)
             for name, (acquired, total) in found.locks.items()
         ],
         "per_vcpu": [
-            _dict(total) | {"caused_off_cpu": caused}
+            _dict(found, total) | {"caused_off_cpu": caused}
             for total, caused in zip(found.vcpus, found.caused, strict=True)
         ],
-        "culprits": [vars(culprit) for culprit in found.culprits],
+        "culprits": [_culprit_dict(culprit) for culprit in found.culprits],
         "pairs": [vars(pair) for pair in found.pairs],
         "chains": [vars(chain) for chain in found.chains],
     }
 
 
-def _dict(total: Total) -> dict[str, Any]:
-    parts = {part.name.lower(): int(total.parts[part]) for part in Part}
+def _tasks(found: Findings) -> dict[str, Any]:
+    """Return what is said only of a Linux guest, whose tasks are in place of VCPUs."""
+    if not found.of_tasks:
+        return {}
+    names = [found.events.vcpu_name(task) for task in range(found.events.vcpus)]
+    return {"tasks": names, "not_seen": not_seen(found.events)}
+
+
+def _culprit_dict(culprit: Culprit) -> dict[str, Any]:
+    facts = {name: value for name, value in vars(culprit).items() if name != "row"}
+    if culprit.task is None:
+        del facts["task"]
+    return facts
+
+
+def _dict(found: Findings, total: Total) -> dict[str, Any]:
+    possible = [part for part in Part if found.of_tasks or part not in OF_TASKS]
+    parts = {part.name.lower(): int(total.parts[part]) for part in possible}
     facts = {"waits": total.waits, "wait_ns": total.ns, "longest": total.longest}
     return facts | {"spun": total.spun, "asleep": total.asleep, "parts": parts}

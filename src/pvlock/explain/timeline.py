@@ -123,20 +123,22 @@ def _panel(panel: Any, found: Findings, lanes: int, window: tuple[int, int]) -> 
     add(waits.vcpu[delays.wait], delays.start, delays.end, _UPPER, _plain(_DELAYED))
     panel.set_xlim(window[0] / 1e6, window[1] / 1e6)
     panel.set_ylim(lanes, 0)
-    panel.set_yticks([lane + 0.5 for lane in range(lanes)], [f"VCPU {n}" for n in range(lanes)])
+    panel.set_yticks(
+        [lane + 0.5 for lane in range(lanes)], [events.vcpu_name(n) for n in range(lanes)]
+    )
     panel.tick_params(length=0, labelsize=8.5, labelcolor=_PALE)
     for spine in panel.spines.values():
         spine.set_visible(False)
     with_ = "with PV-lock" if events.settings.get("pvlock") else "without PV-lock"
     guest, total = _short(str(events.settings.get("guest", "guest"))), found.total
     panel.set_title(
-        f"{guest} {with_}: {vcpu_ms(total.ns)} VCPU·ms of waiting, "
+        f"{guest} {with_}: {vcpu_ms(total.ns)} {found.unit} of waiting, "
         f"{percent(total.off_cpu, total.ns)} of it for VCPUs off their CPUs",
         loc="left",
         color=_INK,
     )
     worst = found.worst
-    if worst and worst.vcpu < lanes and worst.cost * 100 > window[1] - window[0]:
+    if worst and worst.row < lanes and worst.cost * 100 > window[1] - window[0]:
         _mark(panel, found, worst, lanes, window)
 
 
@@ -201,34 +203,34 @@ def _mark(panel: Any, found: Findings, worst: Culprit, lanes: int, window: tuple
     rectangle = load_extra("matplotlib.patches", "plot", "a figure").Rectangle
     panel.add_patch(
         rectangle(
-            (left, worst.vcpu + 0.02), right - left, 0.96, fill=False, edgecolor=_MARK,
+            (left, worst.row + 0.02), right - left, 0.96, fill=False, edgecolor=_MARK,
             linewidth=1.6, zorder=4,
         )
     )  # fmt: skip
     of = found.attribution
     delays, waits = of.delays, of.waits
-    mine = (of.events.time[delays.event] == worst.start) & (delays.vcpu == worst.vcpu)
+    mine = (of.events.time[delays.event] == worst.start) & (delays.vcpu == worst.row)
     seen: set[int] = set()
     for row in np.flatnonzero(mine).tolist():
         vcpu = int(waits.vcpu[delays.wait[row]])
         if vcpu in seen or vcpu >= lanes:
             continue
         seen.add(vcpu)
-        down = vcpu > worst.vcpu
+        down = vcpu > worst.row
         panel.annotate(
             "",
             xy=(place(int(delays.start[row])), vcpu + (0.16 if down else 0.46)),
-            xytext=(left, worst.vcpu + (0.98 if down else 0.02)),
+            xytext=(left, worst.row + (0.98 if down else 0.02)),
             arrowprops={"arrowstyle": "-|>", "color": _MARK, "linewidth": 0.8, "shrinkB": 0},
             zorder=5,
         )
     role = ("head of the queue for " if worst.queue else "owner of ") + _short(worst.lock)
     text = (
-        f"VCPU {worst.vcpu}, {role}, is {worst.reason}: "
-        f"{report.time(worst.end - worst.start)}, cost {vcpu_ms(worst.cost)} VCPU·ms"
+        f"{worst.who}, {role}, is {worst.reason}: "
+        f"{report.time(worst.end - worst.start)}, cost {vcpu_ms(worst.cost)} {found.unit}"
     )
     panel.text(
-        left, worst.vcpu - 0.03, text, fontsize=8, color=_INK, va="bottom", ha="left", zorder=6,
+        left, worst.row - 0.03, text, fontsize=8, color=_INK, va="bottom", ha="left", zorder=6,
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1},
     )  # fmt: skip
 

@@ -74,7 +74,9 @@ def figure(found: Findings) -> tuple[dict[str, Any], str]:
     for one in bars:
         _add(plot, models, one, window)
     plot.yaxis.ticker = [lane + 0.5 for lane in range(lanes)]
-    plot.yaxis.major_label_overrides = {lane + 0.5: f"VCPU {lane}" for lane in range(lanes)}
+    plot.yaxis.major_label_overrides = {
+        lane + 0.5: found.events.vcpu_name(lane) for lane in range(lanes)
+    }
     plot.axis.major_label_text_color = plot.axis.axis_label_text_color = _GREY
     plot.axis.axis_line_color = plot.axis.major_tick_line_color = None
     plot.axis.minor_tick_line_color = plot.grid.grid_line_color = None
@@ -114,7 +116,7 @@ def _bars(found: Findings) -> Iterator[_Bars]:
         delays.start, delays.end,
         {
             "lock": [names[lock] for lock in delays.lock.tolist()],
-            "for": [f"VCPU {vcpu}" for vcpu in delays.vcpu.tolist()],
+            "for": [events.vcpu_name(vcpu) for vcpu in delays.vcpu.tolist()],
         },
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ from pvlock.trace.attribution.intervals import Intervals
 from pvlock.trace.attribution.pairing import pair
 from pvlock.trace.columns import Bools, Ints
 from pvlock.trace.events import Events, Flag, Kind
+from pvlock.trace.tasks import by_task_from
 
 MOST_LOCKS = 256
 """The most locks that are drawn. They are the ones that were waited for longest."""
@@ -29,6 +30,13 @@ _STATES = {
     Kind.READY: "ready",
 }
 _YIELDED = "preempted (yield)"
+_TASK_STATES = {
+    Kind.SCHED_IN: "on VCPU",
+    Kind.PREEMPTED: "no VCPU",
+    Kind.BLOCKED: "asleep",
+    Kind.OFF: "gone",
+    Kind.READY: "woken, no VCPU",
+}
 
 
 @dataclass
@@ -103,7 +111,8 @@ def draw(events: Events) -> Drawing:
     # For a long run, the attribution takes more memory than all the rest. So it comes first, and
     # nothing but the delays is kept.
     try:
-        delays = _delays(attribute(events))
+        waiting, places = by_task_from(events)
+        delays = [(int(places[at]), wait) for at, wait in _delays(attribute(waiting))]
     except TraceError:  # The run is too entangled to say who waited for whom. Draw it without.
         delays = []
     found = Drawing()
@@ -137,6 +146,7 @@ def _cpus(events: Events, found: Drawing, vcpus: Ints, at: Ints, ends: Ints) -> 
     root = int(found.add_tracks(["CPUs"])[0])
     tracks = found.add_tracks([f"CPU {cpu}" for cpu in range(events.pcpus)], root)
     runs = (events.kind[at] == Kind.SCHED_IN) & (events.object[at] < events.pcpus)
+    runs &= (events.flags[at] & Flag.GUEST) == 0
     at, ends = at[runs], ends[runs]
     cpu = events.object[at].astype(np.int64)
     found.add_slices(tracks[cpu], events.time[at], ends, vcpus[events.vcpu[at]])
@@ -151,11 +161,30 @@ def _vcpus(events: Events, found: Drawing, at: Ints, ends: Ints) -> int:
         others = int(found.add_tracks(["Displacers"])[0])
         tracks = np.concatenate([tracks, found.add_tracks(called[watched:], others)])
     else:
-        tracks = found.add_tracks(called, root)
+        vcpus = events.vcpus - events.tasks
+        tracks = found.add_tracks(called[:vcpus], root)
+        if events.tasks:
+            tasks = int(found.add_tracks(["Tasks"])[0])
+            tracks = np.concatenate([tracks, found.add_tracks(called[vcpus:], tasks)])
     names = found.add_names([*_STATES.values(), _YIELDED])
     name = names[events.kind[at].astype(np.int64)]
     name[(events.flags[at] & Flag.YIELD) != 0] = names[-1]
+    if events.tasks:
+        name = np.where(
+            (events.flags[at] & Flag.GUEST) != 0, _names_of_tasks(events, found, at), name
+        )
     return found.add_slices(tracks[events.vcpu[at]], events.time[at], ends, name)
+
+
+def _names_of_tasks(events: Events, found: Drawing, at: Ints) -> Ints:
+    """Return the names of what the guest's scheduler did with tasks: also which VCPU they have."""
+    vcpus = events.vcpus - events.tasks
+    states = found.add_names([*_TASK_STATES.values()])
+    on = found.add_names([f"{_TASK_STATES[Kind.SCHED_IN]} {vcpu}" for vcpu in range(vcpus)])
+    kind = events.kind[at].astype(np.int64)
+    vcpu = np.minimum(events.object[at], max(vcpus - 1, 0)).astype(np.int64)
+    name: Ints = np.where(kind == Kind.SCHED_IN, on[vcpu], states[kind])
+    return name
 
 
 def _locks(events: Events, found: Drawing, vcpus: Ints) -> tuple[int, Bools]:
@@ -184,7 +213,8 @@ def _locks(events: Events, found: Drawing, vcpus: Ints) -> tuple[int, Bools]:
             readers[-1] = int(found.add_tracks(["readers"], top)[0])
             found.tracks[-1].counts = True
         mine = rows[rows // events.vcpus == number] % events.vcpus
-        lines.append(found.add_tracks([f"VCPU {vcpu} waits" for vcpu in mine.tolist()], top))
+        waiters = [f"{events.vcpu_name(vcpu)} waits" for vcpu in mine.tolist()]
+        lines.append(found.add_tracks(waiters, top))
     if count > len(chosen):
         found.add_tracks([f"{count - len(chosen)} more locks are not drawn"], root)
 

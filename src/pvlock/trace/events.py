@@ -70,6 +70,8 @@ class Kind(enum.IntEnum):
     GRANTED = 14
     """The VCPU gave lock `object` to VCPU `other`, which waits for it. That VCPU owns the lock from
     here on, and its ACQUIRED follows when it runs again. A reader has Flag.SHARED."""
+    ABANDONED = 15
+    """The VCPU waits for lock `object` no more, and does not have it."""
 
 
 class Flag(enum.IntFlag):
@@ -81,6 +83,17 @@ class Flag(enum.IntFlag):
     """On PREEMPTED: a WFE that trapped gave the CPU to another VCPU."""
     SCRIPT = 4
     """On PREEMPTED: a scripted schedule took the CPU."""
+    GUEST = 8
+    """The guest's scheduler did it: `object` is a VCPU, which a task got or lost. On BLOCKED: the
+    task sleeps; on PREEMPTED and READY: it could run, and waits for a VCPU."""
+    UNSEEN = 16
+    """On ACQUIRED, RELEASED: somebody has the lock, and nobody can say who. The task of the event
+    stands for them all."""
+    INFERRED = 32
+    """On ACQUIRED, RELEASED: that this task has the lock is inferred from what it did later."""
+    STANDING = 64
+    """On ACQUIRED: the lock is the place at the head of a queue. Its owner keeps it while it waits
+    for what the queue is for."""
 
 
 @dataclass
@@ -93,6 +106,11 @@ class Events:
     full. `rejected` counts the entries of its ring that could not be events: a guest may write
     anything. `skew_ns` is how far the clocks of two CPUs may be apart. `settings` says which run it
     was: at least guest, policy, pvlock and engine.
+
+    A trace of a Linux guest that was watched (pvlock.trace.linux) has tasks as well. The last
+    `tasks` of its rows are no VCPUs but tasks of the guest's kernel, which have VCPUs as VCPUs have
+    CPUs; `names` has their names. Its lock events are those of tasks. pvlock.trace.tasks puts both
+    levels together.
 
     A trace of a host (`pvlock record`) has the setting "host". Its rows are the VCPUs of all VMs,
     as many as the setting "watched" says, and then whoever else had a CPU; `names` has their names.
@@ -128,15 +146,26 @@ class Events:
     rejected: tuple[int, ...] = ()
     skew_ns: int = 0
     settings: dict[str, Setting] = field(default_factory=dict)
+    tasks: int = 0
 
     def __len__(self) -> int:
         """Return the number of events."""
         return len(self.time)
 
     def vcpu_name(self, vcpu: int) -> str:
-        """Return what to call a VCPU. In a trace of a host (Setting "host"), `names` has it."""
+        """Return what to call a VCPU. In a trace of a host (Setting "host"), `names` has it.
+
+        It also has the names of tasks.
+        """
         number = f"VCPU {vcpu}"
-        return self.names.get(vcpu, number) if self.settings.get("host") else number
+        named = self.settings.get("host") or vcpu >= self.vcpus - self.tasks
+        return self.names.get(vcpu, number) if named else number
+
+    @property
+    def machine_vcpus(self) -> int:
+        """How many VCPUs the machine has, where the rows of the table may be others' too."""
+        vcpus = self.settings.get("vcpus")
+        return vcpus if self.tasks and isinstance(vcpus, int) else self.vcpus
 
     def locks(self) -> bool:
         """Tell whether the guest recorded what it did with any lock."""

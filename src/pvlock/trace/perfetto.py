@@ -27,11 +27,14 @@ _EXTENSION = 1906
 _FIRST_UUID = 1 << 14
 """The number of the first track. From here on, numbers are varints of three bytes."""
 _LONGEST_PACKET = 1 << 28
-_BEGIN, _END, _COUNTER = (
+_BEGIN, _END, _INSTANT, _COUNTER = (
     pb.TrackEvent.TYPE_SLICE_BEGIN,
     pb.TrackEvent.TYPE_SLICE_END,
+    pb.TrackEvent.TYPE_INSTANT,
     pb.TrackEvent.TYPE_COUNTER,
 )
+_DELAYED = "delayed"
+"""The name of the instant at which an arrow ends."""
 
 
 def _extension() -> Any:
@@ -152,6 +155,7 @@ def _preamble(drawing: Drawing) -> Iterator[pb.TracePacket]:
     )
     for place, name in enumerate(drawing.names):
         state.interned_data.event_names.add(iid=place + 1, name=name)
+    state.interned_data.event_names.add(iid=len(drawing.names) + 1, name=_DELAYED)
     yield state
     for place, track in enumerate(drawing.tracks):
         packet = pb.TracePacket(trusted_packet_sequence_id=SEQUENCE)
@@ -173,10 +177,11 @@ def _packets(drawing: Drawing, end: int) -> Iterator[bytes]:
     begins = _kinds(templates, _BEGIN, slices.track, slices.name)
     ends = _kinds(templates, _END, slices.track, np.zeros(len(slices), np.int64))
     values = _kinds(templates, _COUNTER, counts.track, counts.value)
-    _arrows(drawing, templates, begins, ends)
+    instants = _arrows(drawing, templates, begins)
     order = np.lexsort((slices.start, slices.track))
-    time = np.stack([slices.start[order], slices.end[order]], axis=1).ravel()
-    kind = np.stack([begins[order], ends[order]], axis=1).ravel()
+    time = np.stack([slices.start, slices.end, slices.end], axis=1)[order].ravel()
+    kind = np.stack([begins, ends, instants], axis=1)[order].ravel()
+    time, kind = time[kind >= 0], kind[kind >= 0]
     time, kind = np.concatenate([time, counts.time]), np.concatenate([kind, values])
     # The sort is stable, so the end of a slice stays before the start of the next on its track.
     order = np.argsort(time, kind="stable")
@@ -198,26 +203,34 @@ def _kinds(templates: Templates, type_: int, track: Ints, what: Ints) -> Ints:
 
 def _event(type_: int, track: int, what: int) -> pb.TrackEvent:
     event = pb.TrackEvent(type=type_, track_uuid=_FIRST_UUID + track)
-    if type_ == _BEGIN:
+    if type_ in (_BEGIN, _INSTANT):
         event.name_iid = what + 1
     elif type_ == _COUNTER:
         event.counter_value = what
     return event
 
 
-def _arrows(drawing: Drawing, templates: Templates, begins: Ints, ends: Ints) -> None:
-    """Change `begins` and `ends` where arrows are: both ends of an arrow need its number."""
+def _arrows(drawing: Drawing, templates: Templates, begins: Ints) -> Ints:
+    """Change `begins` where arrows start, and return the template of the instant where they end.
+
+    Perfetto lets an arrow lead from the one of two slices that starts first, whatever is said of
+    them. A wait may start before the preemption that delays it. So the arrow leads to an instant,
+    which is a slice of its own, where the wait ends. The result is -1 for slices without one.
+    """
     slices = drawing.slices
     starts: dict[int, list[int]] = {}
     sinks: dict[int, list[int]] = {}
     for number, (source, sink) in enumerate(drawing.arrows, start=1):
-        starts.setdefault(source, []).append(number)
-        sinks.setdefault(sink, []).append(number)
+        if slices.start[source] < slices.end[sink]:
+            starts.setdefault(source, []).append(number)
+            sinks.setdefault(sink, []).append(number)
     for place, flows in starts.items():
         event = _event(_BEGIN, int(slices.track[place]), int(slices.name[place]))
         event.flow_ids.extend(flows)
         begins[place] = templates.add(event)
+    instants = np.full(len(slices), -1)
     for place, flows in sinks.items():
-        event = _event(_END, int(slices.track[place]), 0)
+        event = _event(_INSTANT, int(slices.track[place]), len(drawing.names))
         event.terminating_flow_ids.extend(flows)
-        ends[place] = templates.add(event)
+        instants[place] = templates.add(event)
+    return instants

@@ -12,7 +12,7 @@ from pvlock.trace.events import MOST_EVENTS, Events, Flag, Kind, Setting
 from pvlock.trace.rings import ROW, Rings, region_size
 
 _FIELDS = zip(("time", "vcpu", "cpu", "event"), SWITCH.format.removeprefix("<"), strict=True)
-_SWITCH = np.dtype([(name, f"<{code}") for name, code in _FIELDS])
+SWITCH_ROW = np.dtype([(name, f"<{code}") for name, code in _FIELDS])
 _KINDS = {
     HostEvent.IN: (Kind.SCHED_IN, 0),
     HostEvent.SLICE: (Kind.PREEMPTED, 0),
@@ -46,7 +46,7 @@ class Recorder:
 
     def collect(self, now_ns: int, slack_ns: int = _SLACK_NS) -> None:
         """Take the events that are new; the engine's clock shows `now_ns`, within `slack_ns`."""
-        switches = np.frombuffer(self._engine.take_switches(), _SWITCH)
+        switches = np.frombuffer(self._engine.take_switches(), SWITCH_ROW)
         known = (switches["vcpu"] >= 0) & (switches["vcpu"] < self._vcpus)
         switches = switches[known & (switches["time"] >= 0)]
         drained = self._rings.drain(now_ns + slack_ns)
@@ -68,12 +68,12 @@ class Recorder:
 
         The run began at `start_ns` on that clock; that is 0 in the events' times.
         """
-        switches = np.concatenate([np.empty(0, _SWITCH), *self._switches])
+        switches = np.concatenate([np.empty(0, SWITCH_ROW), *self._switches])
         by_vcpu = np.argsort(switches["vcpu"], kind="stable")
         bounds = np.searchsorted(switches["vcpu"][by_vcpu], np.arange(self._vcpus + 1))
         parts = [
             _in_order(
-                _scheduling(switches[by_vcpu[bounds[vcpu] : bounds[vcpu + 1]]]),
+                scheduling(switches[by_vcpu[bounds[vcpu] : bounds[vcpu + 1]]]),
                 np.concatenate([np.empty(0, ROW), *self._rows[vcpu]]),
             )
             for vcpu in range(self._vcpus)
@@ -109,7 +109,8 @@ class Recorder:
         )
 
 
-def _scheduling(switches: _Rows) -> _Rows:
+def scheduling(switches: _Rows) -> _Rows:
+    """Return what the host's scheduler did, packed as in SWITCH_ROW, as events."""
     kinds, flags = np.array([_KINDS[event] for event in HostEvent], np.uint8).T
     event = np.minimum(switches["event"], max(HostEvent))
     rows = np.empty(len(switches), ROW)

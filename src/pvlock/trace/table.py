@@ -50,6 +50,7 @@ def head(events: Events) -> str:
         "dropped": events.dropped,
         "rejected": events.rejected,
         "skew_ns": events.skew_ns,
+        "tasks": events.tasks,
         "settings": {name: _written(value) for name, value in events.settings.items()},
     }
     return json.dumps(facts)
@@ -107,6 +108,7 @@ def table(head: str, parts: Sequence[bytes]) -> Events:
             dropped=_counts(facts["dropped"], vcpus),
             rejected=_counts(facts["rejected"], vcpus),
             skew_ns=_integer(facts["skew_ns"], 0, _MOST_NS),
+            tasks=_integer(facts.get("tasks", 0), 0, vcpus),
             settings={_text(name): _setting(value) for name, value in facts["settings"].items()},
         )
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError, zlib.error):

@@ -17,6 +17,7 @@ from typing import Any
 
 from pvlock.engines.contract import (
     SWITCH,
+    WATCHED,
     Audit,
     Counter,
     EngineConfig,
@@ -28,6 +29,7 @@ from pvlock.engines.contract import (
     SystemEvent,
     Usage,
     VcpuUsage,
+    WatchPoint,
     switches_in,
 )
 from pvlock.engines.emulator.protocol import Channel, unpack_error
@@ -171,6 +173,34 @@ class EmulatorEngine:
         taken = bytes(self._recorded)
         self._recorded.clear()
         return taken
+
+    def watch(self, points: Sequence[WatchPoint]) -> None:
+        """See contract.Watching."""
+        self._call(
+            [
+                "watch",
+                [
+                    [p.pc, p.flags, p.word_size, p.word_masks, [astuple(read) for read in p.reads]]
+                    for p in points
+                ],
+            ]
+        )
+
+    def take_watched(self) -> tuple[bytes, int]:
+        """See contract.Watching."""
+        taken, lost = bytearray(), 0
+        while True:
+            try:
+                text, more = self._call(["watched"])
+                part, lost = base64.b64decode(text, validate=True), lost + int(more)
+            except (TypeError, ValueError):
+                part = b"?"
+            if len(part) % WATCHED.size:
+                self.close()
+                raise WorkerDied("it sent nonsense instead of what it watched", None, None)
+            taken += part
+            if not part:
+                return bytes(taken), lost
 
     def sample(self, how: Sampling) -> None:
         """See contract.Sampled."""

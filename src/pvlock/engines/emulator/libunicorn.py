@@ -98,6 +98,8 @@ def libvcpu() -> Any:
         ("gic_write_distributor", None, [p, u32, u32, u64]),
         ("gic_read_redistributor", u64, [p, u32, u32]),
         ("gic_write_redistributor", None, [p, u32, u32, u64]),
+        ("watch_start", c.c_bool, [p, p, u32, p, u32]),
+        ("watch_take", u32, [p, p]),
         ("profile_start", c.c_bool, [p, p, u64]),
         ("profile_enter", None, [p, u64]),
         ("profile_leave", None, [p, u64]),

@@ -5,6 +5,7 @@ import ctypes as c
 import enum
 from collections.abc import Sequence
 
+from pvlock.engines.contract import READS, WORDS
 from pvlock.engines.emulator import libunicorn as lib
 from pvlock.engines.emulator.stage2 import VTCR_EL2
 from pvlock.engines.registers import EL1H_MASKED, SYSTEM_REGISTERS, key
@@ -122,10 +123,51 @@ class VmState(c.Structure):
         ("running", c.c_uint64),
         ("timer_due", c.c_uint64),
         ("exits", c.c_uint64 * len(Exit)),
+        ("watch", c.c_void_p),
         ("profile", c.c_void_p),
         ("code_flushes", c.c_uint32),
         ("current", c.c_void_p),
         ("pristine", c.c_void_p),
+    )
+
+
+class WatchRead(c.Structure):
+    """`struct watch_read` of native/emulator.h."""
+
+    _fields_ = (
+        ("offset", c.c_int32),
+        ("base", c.c_uint8),
+        ("size", c.c_uint8),
+        ("reserved", c.c_uint16),
+    )
+
+
+class WatchPoint(c.Structure):
+    """`struct watch_point` of native/emulator.h."""
+
+    _fields_ = (
+        ("pc", c.c_uint64),
+        ("flags", c.c_uint32),
+        ("word_size", c.c_uint32),
+        ("word_mask", c.c_uint64 * WORDS),
+        ("reads", WatchRead * READS),
+    )
+
+
+class WatchRecord(c.Structure):
+    """`struct watch_record` of native/emulator.h; contract.WATCHED is the same."""
+
+    _fields_ = (
+        ("time", c.c_uint64),
+        ("lock", c.c_uint64),
+        ("x", c.c_uint64 * 3),
+        ("lr", c.c_uint64),
+        ("task", c.c_uint64),
+        ("value", c.c_uint64 * READS),
+        ("point", c.c_uint32),
+        ("vcpu", c.c_uint16),
+        ("kind", c.c_uint8),
+        ("last", c.c_uint8),
     )
 
 
@@ -182,6 +224,9 @@ STRUCTURES: dict[str, type[c.Structure]] = {
     "cpu": CpuState,
     "slot": SlotState,
     "vm": VmState,
+    "watch_read": WatchRead,
+    "watch_point": WatchPoint,
+    "watch_record": WatchRecord,
     "spin": SpinState,
     "profile_setup": ProfileState,
     "sample": SampleState,

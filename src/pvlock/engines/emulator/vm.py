@@ -22,6 +22,7 @@ from pvlock.engines.contract import (
     Sampling,
     Switch,
     SystemEvent,
+    WatchPoint,
     pack,
 )
 from pvlock.engines.emulator import libunicorn as lib
@@ -43,6 +44,7 @@ from pvlock.engines.emulator.vcpu import (
     check_layout,
     create,
 )
+from pvlock.engines.emulator.watch import Watch
 from pvlock.engines.emulator.yields import DirectedYield
 from pvlock.errors import EngineError, GuestStalled, StateError
 
@@ -127,6 +129,7 @@ class Vm:
         self.event: SystemEvent | None = None
         self._exits_here: Counter[str] = Counter()
         self._recorded = bytearray()
+        self._watch: Watch | None = None
         self._profile: Profile | None = None
         self._random = random.Random(config.seed)
         self.scheduler = self._schedule()
@@ -189,6 +192,8 @@ class Vm:
                 self.config.quantum_ns,
                 min(due, until),
             )
+            if self._watch is not None:
+                self._watch.drain()
             if self._profile is not None:
                 self._profile.drain()
             if cpu < 0:
@@ -219,6 +224,14 @@ class Vm:
         taken = bytes(self._recorded[:_MOST_RECORDED])
         del self._recorded[:_MOST_RECORDED]
         return taken
+
+    def watch(self, points: Sequence[WatchPoint]) -> None:
+        """Watch functions of the guest's kernel. Raises EngineError."""
+        self._watch = Watch(self._vm, points)
+
+    def take_watched(self) -> tuple[bytes, int]:
+        """Return the oldest records of what is watched, and how many were lost; forget them."""
+        return (b"", 0) if self._watch is None else self._watch.take()
 
     def sample(self, how: Sampling) -> None:
         """Take samples from now on. Raises EngineError if that is done already."""

@@ -19,7 +19,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pvlock.engines.contract import EngineConfig, Placement, Sampling, Spin, SpinKind
+from pvlock.engines.contract import (
+    EngineConfig,
+    Placement,
+    Read,
+    Sampling,
+    Spin,
+    SpinKind,
+    Watch,
+    WatchPoint,
+)
 from pvlock.engines.emulator.audit import AuditedVm
 from pvlock.engines.emulator.protocol import Channel, pack_error
 from pvlock.engines.emulator.vcpu import VcpuState, VmState
@@ -47,6 +56,8 @@ class Worker:
             "inject_abort": lambda vcpu, far: self._vm.vcpus[vcpu].inject_abort(far),
             "run": self._vm.run,
             "usage": self._usage,
+            "watch": self._watch,
+            "watched": self._watched,
             "sample": self._sample,
             "samples": self._samples,
             "audit": self._audit,
@@ -122,6 +133,18 @@ class Worker:
             else:
                 self._vm.show(number, None if value is None else bytes.fromhex(value))
         return message["value"]
+
+    def _watch(self, points: Sequence[Sequence[Any]]) -> None:
+        self._vm.watch(
+            [
+                WatchPoint(pc, Watch(flags), size, tuple(masks), tuple(Read(*one) for one in reads))
+                for pc, flags, size, masks, reads in points
+            ]
+        )
+
+    def _watched(self) -> list[Any]:
+        records, lost = self._vm.take_watched()
+        return [base64.b64encode(records).decode(), lost]
 
     def _sample(self, period_ns: int, user: int, queue: int | None, spins: list[list[int]]) -> None:
         made = tuple(Spin(start, end, SpinKind(kind), *rest) for start, end, kind, *rest in spins)

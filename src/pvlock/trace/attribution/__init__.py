@@ -143,6 +143,15 @@ its own time, and no cost to others.
 
 from pvlock.trace.attribution.analysis import Attribution, attribute
 from pvlock.trace.attribution.ledger import Delays, Waits
-from pvlock.trace.attribution.part import OFF_CPU, Part
+from pvlock.trace.attribution.part import HOST_OFF_CPU, OF_TASKS, OFF_CPU, Part
 
-__all__ = ["OFF_CPU", "Attribution", "Delays", "Part", "Waits", "attribute"]
+__all__ = [
+    "HOST_OFF_CPU",
+    "OFF_CPU",
+    "OF_TASKS",
+    "Attribution",
+    "Delays",
+    "Part",
+    "Waits",
+    "attribute",
+]

@@ -35,16 +35,20 @@ class Level(IntEnum):
 
     UNKNOWN = 0
     OWNER_PREEMPTED = 1
-    OWNER_BLOCKED = 2
-    QUEUE_PREEMPTED = 3
-    QUEUE_BLOCKED = 4
-    OWNER_RUNNING = 5
+    OWNER_QUEUED = 2
+    OWNER_BLOCKED = 3
+    QUEUE_PREEMPTED = 4
+    QUEUE_QUEUED = 5
+    QUEUE_BLOCKED = 6
+    OWNER_RUNNING = 7
 
 
 _OWNER_LEVEL = np.array(
-    [Level.OWNER_RUNNING, Level.OWNER_PREEMPTED, Level.OWNER_BLOCKED], np.int8
+    [Level.OWNER_RUNNING, Level.OWNER_PREEMPTED, Level.OWNER_BLOCKED, Level.OWNER_QUEUED], np.int8
 )  # by State
-_QUEUE_LEVEL = np.array([-1, Level.QUEUE_PREEMPTED, Level.QUEUE_BLOCKED], np.int8)
+_QUEUE_LEVEL = np.array(
+    [-1, Level.QUEUE_PREEMPTED, Level.QUEUE_BLOCKED, Level.QUEUE_QUEUED], np.int8
+)
 """By State as well. A head that runs makes no claim."""
 
 
@@ -74,8 +78,11 @@ def find_claims(pairing: Pairing, queue: Queues, life: Lives) -> tuple[Claims, I
     locks = len(pairing.locks)
     queued = np.zeros(locks, bool)
     queued[queue.places.lock] = True
-    holds = pairing.holds.take(_wanted(pairing.holds, pairing.waits, pairing.span))
-    plain = _joined([_owners(holds, pairing.waits, life, locks), _doubts(pairing.unknown)])
+    wanted = _wanted(pairing.holds, pairing.waits, pairing.span)
+    owners = _owners(
+        pairing.holds.take(wanted), pairing.standing[wanted], pairing.waits, life, locks
+    )
+    plain = _joined([owners, _doubts(pairing.unknown)])
     second = plain.take(queued[plain.view])
     second.view = second.view + locks
     claims = _joined([plain, second, _heads(pairing.holds, queue, life, locks)])
@@ -107,13 +114,15 @@ def _pieces(of: Intervals, life: Lives) -> tuple[Ints, Ints, Ints, Ints]:
     return which, piece, first, np.minimum(of.last[which], life.last[piece])
 
 
-def _owners(holds: Intervals, waits: Intervals, life: Lives, locks: int) -> Claims:
+def _owners(holds: Intervals, standing: Bools, waits: Intervals, life: Lives, locks: int) -> Claims:
     """Return the claims of the owners on the first view of their locks."""
     which, piece, first, last = _pieces(holds, life)
     state, lock, view = life.state[piece], holds.lock[which], life.view[piece]
     # A VCPU that waits cannot release the locks that it took before the wait. A lock that it took
-    # since, as the one around the list of waiters, it took to get on with waiting.
+    # since, as the one around the list of waiters, it took to get on with waiting. But a place in a
+    # queue it keeps for as long as it waits.
     had_before = holds.first[which] < pick(waits.first, life.wait[piece], -1)
+    had_before |= standing[which]
     elsewhere = life.waiting[piece] & (view >= 0) & (view % max(locks, 1) != lock) & had_before
     link = np.where(elsewhere, view, -1)
     switch = np.where(state == State.RUNNING, -1, life.switch[piece])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Histories: the CONTENDED, ACQUIRED and RELEASED events of one VCPU with one lock, in order."""
+"""Histories: what one VCPU did with one lock, in order (the kinds of events in USED)."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 
 from pvlock.trace.attribution.gaps import Gaps
 from pvlock.trace.columns import Bools, Ints, keys, stable_order, stops
-from pvlock.trace.events import Events
+from pvlock.trace.events import Events, Kind
 
+USED = (Kind.CONTENDED, Kind.ACQUIRED, Kind.RELEASED, Kind.ABANDONED)
+"""The kinds of events that a history has."""
 NONE = 255
 """Stands for the kind of an event where a history has no event."""
 

@@ -36,10 +36,11 @@ def find_holds(
     """Find all holds; `granted` is where each waiter came to own the lock."""
     holds, fits, cut = _holds(events, past, waited, granted, time)
     torn = ~fits[: len(cut)]
+    unseen = (events.flags[holds.first] & Flag.UNSEEN) != 0
     before, before_cut, before_unmatched = _before_releases(past, gaps)
     return HoldsFound(
-        holds=holds.take(fits),
-        doubts=joined([holds.take(~fits), before]),
+        holds=holds.take(fits & ~unseen),
+        doubts=joined([holds.take(~fits | unseen), before]),
         cut=before_cut + int(np.count_nonzero(torn & cut)),
         unmatched=before_unmatched + int(np.count_nonzero(torn & ~cut)),
     )
@@ -57,8 +58,10 @@ def _holds(
     at = np.flatnonzero(past.kind == Kind.ACQUIRED)
     first = past.at[at].copy()
     closed = waits.last < len(events)
+    got = closed.copy()
+    got[closed] = events.kind[waits.last[closed]] == Kind.ACQUIRED
     # Both are in the order of locks and VCPUs, and each of these ACQUIRED ends one of those waits.
-    first[past.previous[at] == Kind.CONTENDED] = granted[closed]
+    first[past.previous[at] == Kind.CONTENDED] = granted[got]
     fits = np.isin(past.next_kind[at], (Kind.RELEASED, NONE)) & ~past.cut[at]
     readers = (events.flags[past.at[at]] & Flag.SHARED).astype(bool)
     given = np.flatnonzero(~closed & (granted < waits.last))

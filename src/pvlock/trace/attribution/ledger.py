@@ -152,6 +152,7 @@ class Ledger:
         part_of[within & (life.wait == NOTHING)] = Part.UNKNOWN
         part_of[life.wait >= 0] = Part.OWN_BLOCKED
         part_of[(life.wait >= 0) & (life.state == State.PREEMPTED)] = Part.OWN_PREEMPTED
+        part_of[(life.wait >= 0) & (life.state == State.QUEUED)] = Part.OWN_QUEUED
         part_of[life.waiting & (life.view == GRANTED)] = Part.NO_OWNER
         part_of[self._pieces] = segments.part[self._from]
         # The first and the last of several segments may reach beyond the piece.

@@ -30,7 +30,7 @@ from pvlock.trace.columns import (
     stable_order,
     sums,
 )
-from pvlock.trace.events import Events, Kind
+from pvlock.trace.events import Events, Flag, Kind
 
 _DEEPEST = 8
 """How many waits may be inside one another. No lock needs more; deeper ones count as unknown."""
@@ -43,7 +43,9 @@ class State(IntEnum):
     PREEMPTED = 1
     """The VCPU could run and has no CPU."""
     BLOCKED = 2
-    """The VCPU waits for an interrupt, or is off."""
+    """The VCPU waits for an interrupt, or is off; the task sleeps."""
+    QUEUED = 3
+    """The task could run and has no VCPU."""
 
 
 _STATE_OF = {
@@ -117,7 +119,10 @@ def lives(events: Events, pairing: Pairing, queue: Queues) -> Lives:
     number = np.arange(len(sched), dtype=np.int32)
     number = fill(size, piece_of[sched], number, origins, NOTHING)
     switch = pick(sched, number, NOTHING)
-    state = pick(kinds[events.kind[sched]], number, State.BLOCKED)
+    states = kinds[events.kind[sched]]
+    of_guest = (events.flags[sched] & Flag.GUEST) != 0
+    states[of_guest & (states == State.PREEMPTED)] = State.QUEUED
+    state = pick(states, number, State.BLOCKED)
     # A VCPU is asleep from SLEPT on, to WOKEN, LOST, its next stage, or the end of a wait.
     awake = np.append(stages.first, ends)
     slept = np.append(events.kind[sleep] == Kind.SLEPT, np.zeros(len(awake), bool))

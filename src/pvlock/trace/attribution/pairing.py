@@ -13,12 +13,12 @@ import numpy as np
 from pvlock.errors import TraceError
 from pvlock.trace.attribution.gaps import Gaps
 from pvlock.trace.attribution.grants import find_grants
-from pvlock.trace.attribution.histories import histories
+from pvlock.trace.attribution.histories import USED, histories
 from pvlock.trace.attribution.holds import find_holds
 from pvlock.trace.attribution.intervals import Intervals, joined
 from pvlock.trace.attribution.waits import Stages, find_waits
 from pvlock.trace.columns import MOST_VCPUS, Bools, Ints, among, distinct
-from pvlock.trace.events import Events, Kind
+from pvlock.trace.events import Events, Flag, Kind
 
 
 @dataclass
@@ -29,8 +29,9 @@ class Pairing:
     included. `locks` are the locks' addresses; elsewhere a lock is its place in this list.
     `granted` has, for each wait, the position from which on the waiter owned the lock. `shared`
     marks the waits of readers. `acquired` counts the acquisitions of each lock. `unknown` are the
-    intervals in which nobody can say who owned the lock. `cut` counts waits and holds in which
-    events were lost, `unmatched` those that have events that do not fit.
+    intervals in which nobody can say who owned the lock. `standing` marks the holds of locks that
+    their owners took in order to wait for another (Flag.STANDING). `cut` counts waits and holds in
+    which events were lost, `unmatched` those that have events that do not fit.
     """
 
     span: int
@@ -41,6 +42,7 @@ class Pairing:
     shared: Bools
     stages: Stages
     holds: Intervals
+    standing: Bools
     acquired: Ints
     unknown: Intervals
     cut: int
@@ -50,7 +52,7 @@ class Pairing:
 def pair(events: Events) -> Pairing:
     """Find the waits and the holds in `events`. Raises TraceError for a broken table."""
     _check(events)
-    used = np.flatnonzero(among(events.kind, Kind.CONTENDED, Kind.ACQUIRED, Kind.RELEASED))
+    used = np.flatnonzero(among(events.kind, *USED))
     grants = np.flatnonzero(among(events.kind, Kind.GRANTED))
     objects = events.object[np.append(used, grants)]
     addresses = distinct(objects)
@@ -70,6 +72,7 @@ def pair(events: Events) -> Pairing:
         shared=waited.shared,
         stages=waited.stages,
         holds=held.holds,
+        standing=(events.flags[held.holds.first] & Flag.STANDING) != 0,
         acquired=np.bincount(past.lock[past.kind == Kind.ACQUIRED], minlength=len(addresses)),
         unknown=joined([held.doubts, gaps.by_lock(past.vcpu, past.lock, len(addresses))]),
         cut=waited.cut + held.cut,

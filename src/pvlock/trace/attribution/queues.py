@@ -33,6 +33,9 @@ def queues(events: Events, pairing: Pairing) -> Queues:
     is named by another's. It lasts to the end of the wait. But if a VCPU that came later acquired
     the lock first, then this one had given up its place: when it went to sleep, or else when its
     last stage began.
+
+    Of the tasks of a Linux guest more is known: a stage says which place its task has from there
+    on, and nobody loses a place by being overtaken.
     """
     stages, span = pairing.stages, pairing.span
     member = _members(events, pairing)
@@ -44,11 +47,15 @@ def queues(events: Events, pairing: Pairing) -> Queues:
     within = so_far > before
     begins = np.flatnonzero(member & (so_far == before + 1))
     ends = np.flatnonzero(within & stops(len(member), same_wait))
+    if events.tasks:
+        within, begins, ends = member, np.flatnonzero(member), np.flatnonzero(member)
     waits = pairing.waits.take(stages.wait[begins])
-    places = Intervals(waits.vcpu, waits.lock, stages.first[begins], waits.last)
+    last = stages.last[begins] if events.tasks else waits.last
+    places = Intervals(waits.vcpu, waits.lock, stages.first[begins], last)
     order = np.argsort(coming := keys(places.lock, span, places.first), kind="stable")
     coming, places = coming[order], places.take(order)
-    _give_up(events, pairing, places, stages.first[ends][order])
+    if not events.tasks:
+        _give_up(events, pairing, places, stages.first[ends][order])
     # A place is the head once all places that came before it have ended.
     gone = np.append(0, reach(coming, places.last, span)[:-1])[: len(coming)]
     gone[starts(len(coming), places.lock[1:] == places.lock[:-1])] = 0

@@ -41,12 +41,12 @@ class WaitsFound:
 
 
 def find_waits(events: Events, past: Histories) -> WaitsFound:
-    """Find all waits: runs of CONTENDED before an ACQUIRED, or before the end of the run."""
+    """Find all waits: runs of CONTENDED before an ACQUIRED, an ABANDONED, or the end of the run."""
     at = np.flatnonzero(past.kind == Kind.CONTENDED)
     first = past.previous[at] != Kind.CONTENDED
     number = np.cumsum(first, dtype=np.int32) - 1
     start, final = at[first], at[np.append(first[1:], True)[: len(at)]]
-    fits = np.isin(past.next_kind[final], (Kind.ACQUIRED, NONE)) & ~past.cut[final]
+    fits = np.isin(past.next_kind[final], (Kind.ACQUIRED, Kind.ABANDONED, NONE)) & ~past.cut[final]
     waits = Intervals(past.vcpu[start], past.lock[start], past.at[start], past.next_at[final])
     kept = fits[number]
     stages = Stages(
