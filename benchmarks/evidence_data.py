@@ -85,8 +85,14 @@ class Evidence:
         self.spent: dict[tuple[str, bool, str], dict[str, tuple[float, float]]] = {}
         """By WFE, PV-lock and load: each kind's share of the CPUs' time, and what of it was waiting
         for a VCPU off its CPU."""
+        self.sampled: dict[tuple[str, bool, str], float] = {}
+        """The throughput of the sampled runs, by the same."""
         with file.open(newline="", encoding="utf-8") as lines:
             for row in csv.DictReader(lines):
+                if row["group"] == PROFILED:  # another duration: these are for the profile only
+                    sampled = (row["wfe"], row["pvlock"] == "True", row["load"])
+                    self.sampled[sampled] = float(row["throughput"])
+                    continue
                 setting = Setting(int(row["vcpus"]), int(row["pcpus"]), row["wfe"], row["policy"])
                 of = self._of[setting, row["pvlock"] == "True", row["load"]]
                 of[int(row["seed"])] = float(row["throughput"])
@@ -117,6 +123,13 @@ class Evidence:
         """Return what PV-lock gained, seed by seed; None where nothing was computed."""
         return self._ratios(
             self.throughputs(setting, True, load), self.throughputs(setting, False, load)
+        )
+
+    def policy(self, setting: Setting, load: str) -> Gain | None:
+        """Return the throughput with PV-lock under a policy beside that under `preempted`."""
+        usual = Setting(setting.vcpus, setting.pcpus, setting.wfe)
+        return self._ratios(
+            self.throughputs(setting, True, load), self.throughputs(usual, True, load)
         )
 
     def kept(self, setting: Setting, load: str, pvlock: bool) -> Gain | None:
