@@ -633,7 +633,7 @@ def draw(evidence: Evidence, path: Path) -> None:
             *zip(*points, strict=True), marker, color="0.2", label=f"in print: {SOURCES[source]}"
         )
     axes.set_xscale("log")
-    ticks = (0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 30)
+    ticks = (0.03, 0.1, 0.3, 0.5, 1, 2, 3, 5, 10, 30)
     axes.set_xticks(ticks, [f"x{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set_yticks(range(len(loads)), loads)
