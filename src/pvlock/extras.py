@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,8 @@ def remedy(extra: str) -> str:
 
 def requirements(extra: str) -> list[str]:
     """Return what the installed package says that an extra needs on this Python."""
+    from importlib import metadata  # a large library, which most commands do not need
+
     try:
         lines = metadata.requires("pvlock") or []
     except metadata.PackageNotFoundError:

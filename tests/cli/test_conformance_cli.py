@@ -330,6 +330,8 @@ def test_partial_logs(log: Path, tmp_path: Path) -> None:
         (["--case", "no-such"], "no case or clause is called 'no-such'", 2),
         (["--parse", "/no/such/file"], "/no/such/file: No such file", 1),
         (["--parse", "/"], "/: Is a directory", 1),
+        (["--image", "/no/such/folder/file"], "/no/such/folder/file: No such file", 1),
+        (["--image", "/"], "/: Is a directory", 1),
         (["--parse", "-"], "no line says 'TAP version 14'; the log ends in line 1: ", 1),
     ],
 )
@@ -346,8 +348,6 @@ def test_what_cannot_be_judged(arguments: list[str], why: str, status: int) -> N
         (["--present"], "--present is for --parse"),
         (["--absent-ok"], "--absent-ok is for --parse"),
         (["--parse", "-", "--present", "--absent-ok"], "contradict each other"),
-        (["--image", "/no/such/folder/file"], "/no/such/folder/file: No such file"),
-        (["--image", "/"], "/: "),
         (["--profile", "linux"], "Invalid value for '--profile'"),
         (["--vcpus", "0"], "Invalid value for '--vcpus'"),
     ],

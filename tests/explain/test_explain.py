@@ -106,7 +106,7 @@ def test_findings() -> None:
     )
     culprit = Culprit(
         vcpu=0, reason="preempted (script)", start=4 * MS, end=15 * MS, cost=22 * MS, waits=2,
-        lock="inner", queue=False,
+        lock="inner", queue=False, row=0,
     )  # fmt: skip
     assert found.culprits == [culprit]
     assert found.worst == culprit
@@ -294,6 +294,7 @@ def test_json(tmp_path: Path) -> None:
     assert facts["total"]["parts"] | {"owner_preempted": 0} == {
         part.name.lower(): {Part.OWNER_RUNNING: 7 * MS, Part.NO_OWNER: MS}.get(part, 0)
         for part in Part
+        if not part.name.endswith("_QUEUED")  # only guests with tasks have these
     }
     assert facts["culprits"][0]["cost"] == 22 * MS
     assert facts["chains"][0]["links"] == [["outer", 1], ["inner", 0]]

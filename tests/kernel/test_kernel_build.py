@@ -252,6 +252,8 @@ def test_a_cache_that_cannot_be_written(bench: Bench) -> None:
 def test_missing_programs(bench: Bench) -> None:
     for name in ("gcc", "make", "patch"):
         (bench.programs / name).symlink_to(str(shutil.which(name)))
+    # The words for a host whose packages come by it.
+    (bench.programs / "apt-get").touch(mode=0o755)
     (bench.programs / "bc").unlink(missing_ok=True)
     (bench.programs / tools.COMPILER).unlink(missing_ok=True)
     bench.environment |= {"PATH": str(bench.programs)}
