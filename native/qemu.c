@@ -82,8 +82,11 @@ static bool find_cpu(uc_engine *uc, struct vcpu *v)
 			continue;
 		for (size_t in_cpu = 0; in_cpu < CPU_SEARCHED; in_cpu += 8) {
 			memcpy(&env, (char *)cpu + in_cpu, 8);
-			/* The one is inside of the other. */
-			if (!is_pointer(env) || env < cpu || env - cpu > 1 << 20)
+			/*
+			 * The one is inside of the other. What lies before it in memory may
+			 * seem to be the CPU too, so the distance must be right.
+			 */
+			if (!is_pointer(env) || cpu != env + CPU_STATE)
 				continue;
 			if (!readable((void *)env, ENV_SIZE) || !has_pattern((uint8_t *)env))
 				continue;

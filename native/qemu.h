@@ -12,6 +12,8 @@
 #ifndef QEMU_H
 #define QEMU_H
 
+#include <setjmp.h>
+
 #include "emulator.h"
 
 /* Offsets in CPUARMState. */
@@ -38,6 +40,8 @@ enum {
 
 /* Offsets from CPUARMState to what is around it in ARMCPU. */
 enum {
+	/* CPUState, and ARMCPU with it, begins here; a sigjmp_buf comes before the environment */
+	CPU_STATE = -41608 - (int)sizeof(sigjmp_buf),
 	CPU_EXCEPTION = -8624,	/* i32 exception_index of CPUState */
 	CPU_REGISTERS = 12736,	/* GHashTable * cp_regs */
 	CPU_ISAR = 12856,	/* struct ARMISARegisters: what the translator takes for offered */

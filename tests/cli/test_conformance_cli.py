@@ -330,14 +330,19 @@ def test_partial_logs(log: Path, tmp_path: Path) -> None:
         (["--case", "no-such"], "no case or clause is called 'no-such'", 2),
         (["--parse", "/no/such/file"], "/no/such/file: No such file", 1),
         (["--parse", "/"], "/: Is a directory", 1),
-        (["--image", "/no/such/folder/file"], "/no/such/folder/file: No such file", 1),
-        (["--image", "/"], "/: Is a directory", 1),
         (["--parse", "-"], "no line says 'TAP version 14'; the log ends in line 1: ", 1),
     ],
 )
 def test_what_cannot_be_judged(arguments: list[str], why: str, status: int) -> None:
     given = b"\xff\xfe nonsense \x00\n"
     assert why in failed(*arguments, status=status, given=given)
+
+
+@pytest.mark.parametrize("target", ["/no/such/folder/file", "/"])
+def test_an_image_that_cannot_be_written(target: str) -> None:
+    status, out, err = check("--image", target)
+    assert (status, out) == (1, "")
+    assert err.startswith(f"pvlock: {target}: ") and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
