@@ -197,7 +197,9 @@ def test_a_worker_that_dies_fails_its_cell_only(
     known = workload.image_of
     monkeypatch.setattr(EmulatorEngine, "worker", "frail")
     monkeypatch.setattr(
-        workload, "image_of", lambda name, _=False: killer if name == "killer" else known(name)
+        workload,
+        "image_of",
+        lambda name, *_args, **_options: killer if name == "killer" else known(name),
     )
     cells = [replace(CELL, guest=guest) for guest in ("killer", "idle")]
     died, fine = carried_out(cells, Cache(tmp_path), LocalExecutor(2))
