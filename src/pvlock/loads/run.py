@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, field
 from typing import Any
 
-from pvlock import engines, lab, workload
+from pvlock import engines, workload
 from pvlock.abi import Policy
 from pvlock.engines.contract import SystemEvent, Usage
 from pvlock.errors import EngineError, GuestPanicked, ImageError
@@ -177,7 +177,7 @@ def compare(
     runs, interrupted = workload.each_run(
         lambda name, cancelled: run(name, settings, files, progress, cancelled), 1 if kvm else 2
     )
-    return Comparison(settings, runs, interrupted, timeless=kvm and lab.inside())
+    return Comparison(settings, runs, interrupted, timeless=kvm and engines.cpus_are_emulated())
 
 
 class _Clock:
